@@ -1,0 +1,3 @@
+"""Checkrein: the runtime governance plane for AI agents."""
+
+__version__ = "0.1.0"

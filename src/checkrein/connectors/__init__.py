@@ -1,0 +1,8 @@
+"""Policy enforcement points: a protocol in, a `Request` out, the answer in the protocol's own words.
+
+`openai`  chat completions: body -> request, redacted body, error shapes
+`python`  `@governed` for functions
+`http`    the `Upstream` port over aiohttp
+
+Start with `openai`.
+"""

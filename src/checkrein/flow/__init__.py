@@ -1,0 +1,8 @@
+"""State machines without I/O: events in, commands out, states in a table.
+
+`action`    one governed action, from submission to the recorded end
+`approval`  a durable request to people: pending, decided, used
+
+An illegal event raises and changes nothing. The diagrams in `docs/flow.md` are drawn from the tables. Who calls
+the disk, the network and the clock is `services`. Start with `action`.
+"""

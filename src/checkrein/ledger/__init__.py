@@ -1,0 +1,14 @@
+"""The audit ledger as mathematics: bytes in, hashes and verdicts out. No disk, no clock.
+
+`record`      what a record is, its canonical bytes, and the builders of each kind
+`tree`        RFC 6962 Merkle tree: leaf and node hash, frontier, root, inclusion and consistency proofs
+`checkpoint`  C2SP signed checkpoint (Ed25519 signed note): make, parse, check
+`verify`      walk records against a head and a checkpoint, and name the first that is wrong
+
+The rows live in `storage`, the order of writing in `services`. Start with `record`.
+"""
+
+from checkrein.ledger.record import Draft, Record
+from checkrein.ledger.tree import Head
+
+__all__ = ["Draft", "Head", "Record"]

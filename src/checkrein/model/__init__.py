@@ -1,0 +1,63 @@
+"""The nouns everyone shares; pure values, importing nothing else of Checkrein.
+
+`request`   what an agent wants to do (AuthZEN's subject, action, resource, context)
+`decision`  what was decided, and why
+`risk`      green, amber, red, with the factors that made it
+`identity`  who is calling: the key they hold and what it lets them do
+`requirement` what people a policy asks for ("2 of finance")
+`json`      strict JSON in, canonical JSON out
+`errors`    the errors people meet, each with a `hint` on what to do next
+
+Start with `request` and `decision`. Nothing here decides anything, reads a clock or touches a disk.
+"""
+
+from checkrein.model.decision import Advice, Decision, Obligation, Outcome, PolicyError, strictest
+from checkrein.model.errors import (
+    ApprovalRequired,
+    BadRequest,
+    CheckreinError,
+    ConfigError,
+    Denied,
+    LedgerInvalid,
+    NotFound,
+    PolicyInvalid,
+    StoreConflict,
+    StoreUnavailable,
+    Unauthorized,
+    UpstreamUnavailable,
+)
+from checkrein.model.identity import ApiKey, Permission
+from checkrein.model.request import Action, Request, Resource, Subject
+from checkrein.model.requirement import Factor, Requirement
+from checkrein.model.risk import Level, Risk
+
+__all__ = [
+    "Action",
+    "Advice",
+    "ApiKey",
+    "ApprovalRequired",
+    "BadRequest",
+    "CheckreinError",
+    "ConfigError",
+    "Decision",
+    "Denied",
+    "Factor",
+    "LedgerInvalid",
+    "Level",
+    "NotFound",
+    "Obligation",
+    "Outcome",
+    "Permission",
+    "PolicyError",
+    "PolicyInvalid",
+    "Request",
+    "Requirement",
+    "Resource",
+    "Risk",
+    "StoreConflict",
+    "StoreUnavailable",
+    "Subject",
+    "Unauthorized",
+    "UpstreamUnavailable",
+    "strictest",
+]

@@ -1,0 +1,143 @@
+"""Strict JSON in, canonical JSON out.
+
+In: duplicate keys, NaN and Infinity, more than `MAX_DEPTH` levels and invalid UTF-8 are refused, because two
+readers of the same bytes must see the same value. Out: RFC 8785 for the values the ledger admits (no floats,
+integers within 2^53-1, ASCII keys), where sorting by code point and by UTF-16 unit agree.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import cast
+
+import msgspec
+
+from checkrein.model.errors import BadRequest
+
+JsonObject = Mapping[str, object]
+
+MAX_DEPTH = 64
+MAX_INTEGER = 2**53 - 1
+_encoder = msgspec.json.Encoder(order="sorted")
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise BadRequest(f"the key `{key[:80]}` stands twice in one JSON object", hint="send it once")
+            seen.add(key)
+    return value
+
+
+def _constant(name: str) -> object:
+    raise BadRequest(f"`{name}` is not JSON", hint="send a finite number or leave the member out")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise BadRequest(f"the number `{text[:40]}` is too large", hint="send a number that fits a double")
+    return value
+
+
+def _depth(value: object, left: int) -> bool:
+    if isinstance(value, dict):
+        return left > 0 and all(_depth(item, left - 1) for item in value.values())
+    if isinstance(value, list):
+        return left > 0 and all(_depth(item, left - 1) for item in value)
+    return True
+
+
+def loads(data: bytes | str) -> object:
+    """Parse JSON strictly; raises `BadRequest` with the position of what is wrong."""
+    try:
+        text = data if isinstance(data, str) else data.decode("utf-8")
+        value: object = json.loads(
+            text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float
+        )
+    except UnicodeDecodeError as error:
+        raise BadRequest("the body is not UTF-8", hint="encode JSON as UTF-8") from error
+    except RecursionError as error:
+        raise BadRequest(f"the JSON is nested deeper than {MAX_DEPTH} levels", hint="flatten it") from error
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}"
+        raise BadRequest(f"the body is not JSON: {error.msg.lower()} at {place}", hint="mend the JSON") from error
+    except ValueError as error:  # an integer with more digits than Python converts
+        raise BadRequest("a number in the body is too long", hint="send integers within 64 bits") from error
+    if not _depth(value, MAX_DEPTH):
+        raise BadRequest(f"the JSON is nested deeper than {MAX_DEPTH} levels", hint="flatten it")
+    return value
+
+
+def load_object(data: bytes | str) -> dict[str, object]:
+    """Parse a JSON object strictly; anything else raises `BadRequest`."""
+    value = loads(data)
+    if not isinstance(value, dict):
+        raise BadRequest("the body is not a JSON object", hint='send `{"...": ...}`')
+    return cast("dict[str, object]", value)
+
+
+def dumps(value: object) -> bytes:
+    """Compact JSON bytes with sorted keys, for answers and files."""
+    return _encoder.encode(value)
+
+
+def canonical(value: object) -> bytes:
+    """RFC 8785 bytes of a value the ledger admits; raises `ValueError` for any other."""
+    _admit(value)
+    return _encoder.encode(value)
+
+
+def _admit(value: object) -> None:
+    if value is None or isinstance(value, bool):
+        return
+    if isinstance(value, str):
+        value.encode("utf-8")  # a lone surrogate raises UnicodeEncodeError, a ValueError
+        return
+    if isinstance(value, int):
+        if abs(value) > MAX_INTEGER:
+            raise ValueError("an integer beyond 2^53-1 has no place in a record")
+        return
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str) or not key.isascii():
+                raise ValueError(f"the key {key!r} is not ASCII text")
+            _admit(item)
+        return
+    if isinstance(value, list | tuple):
+        for item in value:
+            _admit(item)
+        return
+    raise ValueError(f"a {type(value).__name__} has no place in a record")
+
+
+def fold(value: object) -> object:
+    """The same JSON value with what `canonical` does not admit written as tagged text.
+
+    Used for digests of foreign JSON (arguments, prompts): floats become `["float", repr]`, big integers
+    `["int", digits]`, an object `["object", [[key, value], ...]]` with sorted keys. It is injective, so two
+    different values never share a digest.
+    """
+    if isinstance(value, float):
+        return ["float", repr(value)]
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_INTEGER:
+        return ["int", str(value)]
+    if isinstance(value, str):
+        return ["hex", value.encode("utf-8", "surrogatepass").hex()] if _lonely(value) else ["text", value]
+    if isinstance(value, Mapping):
+        return ["object", [[fold(key), fold(value[key])] for key in sorted(value)]]
+    if isinstance(value, list | tuple):
+        return ["list", [fold(item) for item in value]]
+    return value
+
+
+def _lonely(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False

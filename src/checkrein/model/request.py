@@ -1,0 +1,116 @@
+"""One agent action, as AuthZEN 1.0 shapes it: subject, action, resource, context (SARC)."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from checkrein.model.errors import BadRequest
+from checkrein.model.json import JsonObject, canonical, fold
+
+#: the name of the action "talk to a model"; every other action name is a tool
+PROMPT = "prompt"
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """Who acts. `properties.roles` are believed only from a connector or a key that may name subjects."""
+
+    type: str
+    id: str
+    properties: dict[str, Any] = {}
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        roles = self.properties.get("roles", ())
+        return tuple(role for role in roles if isinstance(role, str)) if isinstance(roles, list | tuple) else ()
+
+
+class Action(msgspec.Struct, frozen=True):
+    """What is to be done. `properties.input` holds the arguments."""
+
+    name: str
+    properties: dict[str, Any] = {}
+
+    @property
+    def input(self) -> dict[str, Any]:
+        value = self.properties.get("input", {})
+        return value if isinstance(value, dict) else {}
+
+
+class Resource(msgspec.Struct, frozen=True):
+    """What it is done to: a model, a tool, a record."""
+
+    type: str
+    id: str
+    properties: dict[str, Any] = {}
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One action to be decided.
+
+    For a prompt, `action.name` is `prompt`, `action.properties.input` is the body for the model (with
+    `messages`) and the resource is the model. For a tool call the action is the tool and `input` its arguments.
+    """
+
+    subject: Subject
+    action: Action
+    resource: Resource
+    context: dict[str, Any] = {}
+
+    @classmethod
+    def from_json(cls, value: JsonObject) -> Request:
+        """Read the AuthZEN form. Unknown members are ignored; a missing or ill-typed one raises `BadRequest`."""
+        try:
+            request = msgspec.convert(value, cls, strict=True)
+        except msgspec.ValidationError as error:
+            raise BadRequest(
+                f"the request is not in AuthZEN form: {_lower(str(error))}",
+                hint='it needs `subject` and `resource` with `type` and `id`, and `action` with `name`',
+            ) from error
+        members = (
+            ("subject.type", request.subject.type),
+            ("subject.id", request.subject.id),
+            ("action.name", request.action.name),
+            ("resource.type", request.resource.type),
+            ("resource.id", request.resource.id),
+        )
+        for name, text in members:
+            if not text or len(text) > 512:
+                raise BadRequest(f"`{name}` is empty or longer than 512 characters", hint="name it")
+        if not isinstance(request.action.properties.get("input", {}), dict):
+            raise BadRequest("`action.properties.input` is not an object", hint="send the arguments by name")
+        return request
+
+    @property
+    def is_prompt(self) -> bool:
+        return self.action.name == PROMPT
+
+    @property
+    def agent_id(self) -> str:
+        """The agent that acts for the subject, or an empty string."""
+        agent = self.context.get("agent")
+        value = agent.get("id", "") if isinstance(agent, dict) else ""
+        return value if isinstance(value, str) else ""
+
+    def action_hash(self, bundle: str) -> str:
+        """SHA-256 (hex) of what an approval is bound to, `checkrein.action.v1`.
+
+        Subject, agent, action with all its arguments, resource and the policy version; no prose, no transient
+        ids. What differs here is another action and needs another approval.
+        """
+        fields = {
+            "v": "checkrein.action.v1",
+            "subject": [self.subject.type, self.subject.id],
+            "agent": self.agent_id,
+            "action": self.action.name,
+            "input": fold(self.action.input),
+            "resource": [self.resource.type, self.resource.id],
+            "policy": bundle,
+        }
+        return hashlib.sha256(canonical(fields)).hexdigest()
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]
