@@ -7,7 +7,7 @@ RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-deep check fmt bench lock clean
+.PHONY: help demo test test-deep check fmt bench docs lock clean
 
 help: ## list the words
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -33,6 +33,9 @@ fmt: $(DEV) ## format and mend what can be mended
 
 bench: $(DEV) ## measure: decision latency, proxy CPU a request
 	@$(BIN)/python -m benchmarks
+
+docs: $(DEV) ## draw the state diagrams from their tables
+	@$(BIN)/python -m checkrein.flow.diagram > docs/flow.md
 
 lock: ## renew the hashed locks from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \

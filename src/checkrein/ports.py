@@ -53,6 +53,7 @@ class RecordQuery(msgspec.Struct, frozen=True, kw_only=True):
     action: str = ""
     outcome: str = ""
     risk: str = ""
+    approval: str = ""
     since_us: int = 0
     until_us: int = 0
     after_seq: int = -1
@@ -72,9 +73,7 @@ class Store(Protocol):
 
     def row(self, room: str, id: str) -> Row | None: ...
 
-    def rows(
-        self, room: str, *, state: str = "", lookup: str = "", after: str = "", limit: int = 100
-    ) -> list[Row]:
+    def rows(self, room: str, *, state: str = "", lookup: str = "", after: str = "", limit: int = 100) -> list[Row]:
         """Rows by id, ascending, after the id `after`."""
 
     def records(self, query: RecordQuery) -> Iterator[Record]: ...

@@ -1,10 +1,14 @@
 """The policy decision point: a bundle, a request and facts in; a decision out. Pure.
 
-`detect`      finds personal data and secrets in text: spans with a class
+`evaluate`    the decision: the bundle's policies and those written in Python, under one lattice
+`context`     what is known (`Situation`), and the form in which policies see it
 `classify`    request -> labels and risk (effects, intents, arguments, detections)
 `provenance`  where each control argument's value came from
-`evaluate`    labels, risk and facts become Cedar's context; the bundle decides; Python policies join in
+`detect`      finds personal data and secrets in text: spans with a class
+`detectors`   the built-in patterns, and the checks behind them
 `redact`      spans -> clean copy with stable placeholders
+`fold`        text as matchers see it: invisible and look-alike characters hide nothing
+`patterns`    RE2: many patterns in one pass
 
 No step here writes a record or runs anything. Start with `evaluate`.
 """

@@ -1,6 +1,6 @@
 """The audit ledger as mathematics: bytes in, hashes and verdicts out. No disk, no clock.
 
-`record`      what a record is, its canonical bytes, and the builders of each kind
+`record`      what a record is, its canonical bytes, and what it is found by
 `tree`        RFC 6962 Merkle tree: leaf and node hash, frontier, root, inclusion and consistency proofs
 `checkpoint`  C2SP signed checkpoint (Ed25519 signed note): make, parse, check
 `verify`      walk records against a head and a checkpoint, and name the first that is wrong

@@ -56,9 +56,7 @@ def loads(data: bytes | str) -> object:
     """Parse JSON strictly; raises `BadRequest` with the position of what is wrong."""
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
-        value: object = json.loads(
-            text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float
-        )
+        value: object = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
     except UnicodeDecodeError as error:
         raise BadRequest("the body is not UTF-8", hint="encode JSON as UTF-8") from error
     except RecursionError as error:

@@ -67,7 +67,7 @@ class Request(msgspec.Struct, frozen=True):
         except msgspec.ValidationError as error:
             raise BadRequest(
                 f"the request is not in AuthZEN form: {_lower(str(error))}",
-                hint='it needs `subject` and `resource` with `type` and `id`, and `action` with `name`',
+                hint="it needs `subject` and `resource` with `type` and `id`, and `action` with `name`",
             ) from error
         members = (
             ("subject.type", request.subject.type),

@@ -1,0 +1,5 @@
+"""Measurements: ratios beside a rival in one run, never a timed test. `make bench` runs them all.
+
+`decision`  one decision in process, beside `cedarpy` on the same policies
+`proxy`     CPU a governed, durably recorded request, beside the same upstream called directly
+"""

@@ -1,0 +1,27 @@
+"""`python -m benchmarks [decision|proxy ...]`."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from os import cpu_count
+
+from benchmarks import decision, proxy
+
+ALL = {"decision": decision.main, "proxy": proxy.main}
+
+
+def main() -> int:
+    chosen = sys.argv[1:] or list(ALL)
+    unknown = [name for name in chosen if name not in ALL]
+    if unknown:
+        print(f"no benchmark `{unknown[0]}`; choose from {', '.join(ALL)}", file=sys.stderr)
+        return 2
+    print(f"Python {platform.python_version()}, {platform.machine()}, {cpu_count()} cores")
+    for name in chosen:
+        print(f"\n## {name}")
+        ALL[name]()
+    return 0
+
+
+sys.exit(main())

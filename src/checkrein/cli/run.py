@@ -1,0 +1,68 @@
+"""`checkrein demo` and `checkrein serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from checkrein.cli.common import HERE, Data, Dir, console, operator, say
+
+DEMO = Path("checkrein-demo")
+
+
+def register(app: typer.Typer) -> None:
+    app.command(short_help="See it work: real requests, governed and proved.")(demo)
+    app.command(short_help="Run the gateway and the decision endpoint.")(serve)
+
+
+def demo(
+    dir: Annotated[
+        Path,
+        typer.Option("--dir", help="The governance folder; made when it is not there. Edit it, run again."),
+    ] = DEMO,
+    data: Data = None,
+    interactive: Annotated[bool, typer.Option("--interactive", help="You approve or deny, at this terminal.")] = False,
+) -> None:
+    """See agent requests classified, decided, approved, executed, recorded and proved.
+
+    Starts an embedded agent gateway and Checkrein in front of it, on free loopback ports, and sends requests
+    through HTTP. The outcomes come from the governance folder. No account, no API key.
+    """
+    from checkrein.demo.show import run
+
+    run(dir, data=data, interactive=interactive, who=operator(), out=console(), err=console(stderr=True))
+
+
+def serve(
+    dir: Dir = HERE,
+    data: Data = None,
+    host: Annotated[str | None, typer.Option(help="Where to listen.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="The port; 0 takes a free one.", show_default="8642")] = None,
+) -> None:
+    """Serve the gateway and the decision endpoint until SIGTERM or Ctrl-C.
+
+    Routes: POST /v1/chat/completions, GET /v1/models, POST /access/v1/evaluation and /evaluations,
+    GET /api/v1/audit/records and /api/v1/activities, GET /healthz and /readyz. Every route needs a key.
+    """
+    from checkrein.compose import open_system
+    from checkrein.web.server import serve as run
+
+    opened = open_system(dir, data=data, flags={"server.host": host, "server.port": port})
+    try:
+        server = opened.config.server
+        app = opened.app()
+        if not opened.keys.all():
+            say("no keys yet: make one with `checkrein keys create NAME`")
+        if not opened.config.upstreams:
+            say("no upstream yet: add `[upstreams.NAME]` to checkrein.toml; decisions work without one")
+        run(
+            app,
+            server.host,
+            server.port,
+            grace_s=server.drain_seconds,
+            on_listening=lambda url: say(f"listening on {url}, policy {opened.pdp.bundle.digest[:19]}"),
+        )
+    finally:
+        opened.close()

@@ -1,0 +1,130 @@
+"""The OpenAI protocol: chat completions in, a `Request` out, answers and errors in OpenAI's words.
+
+A prompt is the action `prompt` on the resource `model`; its input is the body without what only steers the
+transport (`stream`, `stream_options`, `user`), so that asking for a stream does not make it another action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from checkrein.model import (
+    Action,
+    ApiKey,
+    ApprovalRequired,
+    BadRequest,
+    CheckreinError,
+    Denied,
+    NotFound,
+    Request,
+    Resource,
+    StoreUnavailable,
+    Unauthorized,
+    UpstreamUnavailable,
+)
+from checkrein.model.json import load_object
+from checkrein.model.request import PROMPT
+
+#: members of the body that are not part of the action
+TRANSPORT = ("stream", "stream_options", "user")
+_encode = msgspec.json.Encoder().encode
+
+
+class Chat(msgspec.Struct, frozen=True):
+    """A chat completion as it was asked for: the action, and what steers the transport."""
+
+    request: Request
+    transport: dict[str, object]
+    body: bytes
+
+    @property
+    def model(self) -> str:
+        return self.request.resource.id
+
+    @property
+    def stream(self) -> bool:
+        return self.transport.get("stream") is True
+
+
+def read_chat(body: bytes, key: ApiKey) -> Chat:
+    """Read a chat completion for the owner of `key`; raises `BadRequest` in words for its sender."""
+    value = load_object(body)
+    model = value.get("model")
+    if not isinstance(model, str) or not model or len(model) > 256:
+        raise BadRequest("`model` is missing or not text", hint="name a model; `/v1/models` lists them")
+    messages = value.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise BadRequest("`messages` is missing or empty", hint='send `"messages": [{"role": "user", ...}]`')
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise BadRequest(f"`messages[{index}]` has no `role`", hint="give each message a `role`")
+    if not isinstance(value.get("stream", False), bool | None):
+        raise BadRequest("`stream` is not true or false", hint="send true or false")
+    transport = {name: value[name] for name in TRANSPORT if name in value}
+    content = {name: item for name, item in value.items() if name not in TRANSPORT}
+    context: dict[str, object] = {"agent": {"id": key.agent}} if key.agent else {}
+    request = Request(key.subject(), Action(PROMPT, {"input": content}), Resource("model", model), context)
+    return Chat(request, transport, body)
+
+
+def upstream_body(chat: Chat, clean: Request, *, redacted: bool, handle: str = "") -> bytes:
+    """What goes to the upstream: the original bytes, unless something was redacted or a turn's handle is needed."""
+    if not redacted and not handle:
+        return chat.body
+    transport = {name: item for name, item in chat.transport.items() if name != "user"}
+    user = {"user": handle} if handle else {}
+    return _encode({**clean.action.input, **transport, **user})
+
+
+def route(model: str, upstreams: Mapping[str, tuple[str, ...]]) -> str:
+    """The name of the first upstream whose model patterns (`gpt-*`) fit; raises `NotFound`."""
+    for name, patterns in upstreams.items():
+        if any(fnmatchcase(model, pattern) for pattern in patterns):
+            return name
+    known = sorted({pattern for patterns in upstreams.values() for pattern in patterns})
+    hint = f"configured models: {', '.join(known)}" if known else "add `[upstreams.NAME]` to checkrein.toml"
+    raise NotFound(f"no upstream serves the model `{model}`", hint=hint)
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """An error as OpenAI's clients expect it."""
+
+    status: int
+    body: dict[str, object]
+    headers: dict[str, str]
+
+
+def refusal(error: CheckreinError, *, retry_after_s: int, trace_id: str = "") -> Refusal:
+    """Any of our errors in OpenAI's shape, with the decision beside it where there is one."""
+    status, kind, code = _KINDS.get(type(error), (500, "api_error", "internal_error"))
+    headers: dict[str, str] = {}
+    extra: dict[str, object] = {}
+    if isinstance(error, Unauthorized) and error.forbidden:
+        status, kind, code = 403, "permission_error", "forbidden"
+    if isinstance(error, Denied | ApprovalRequired):
+        extra["checkrein"] = error.decision.to_json()["context"]
+        trace_id = error.decision.trace_id
+    if isinstance(error, ApprovalRequired):
+        headers["retry-after"] = str(retry_after_s)
+        extra["approval_id"] = error.approval_id
+    if isinstance(error, StoreUnavailable):
+        headers["retry-after"] = "1"
+    if trace_id:
+        headers["x-checkrein-trace-id"] = trace_id
+    message = f"{error} ({error.hint})" if error.hint else str(error)
+    body: dict[str, object] = {"error": {"message": message, "type": kind, "param": None, "code": code, **extra}}
+    return Refusal(status, body, headers)
+
+
+_KINDS: dict[type[CheckreinError], tuple[int, str, str]] = {
+    BadRequest: (400, "invalid_request_error", "invalid_request"),
+    Unauthorized: (401, "authentication_error", "invalid_api_key"),
+    NotFound: (404, "invalid_request_error", "model_not_found"),
+    Denied: (403, "policy_denied", "denied"),
+    ApprovalRequired: (403, "approval_required", "approval_required"),
+    UpstreamUnavailable: (502, "upstream_error", "upstream_unavailable"),
+    StoreUnavailable: (503, "service_unavailable", "record_unavailable"),
+}

@@ -1,0 +1,222 @@
+"""What a request is: labels, and a risk with the factors that made it.
+
+A tool call is judged by its effects, its limits, where its control arguments came from and what stands in its
+arguments. A prompt is judged by the tools it wants (the `intents` of the manifests) and by what stands in it.
+A word can only raise a risk, never lower it; and the tool call that follows a prompt is judged by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+import re2
+
+from checkrein.decide.detect import detect_json
+from checkrein.decide.fold import fold
+from checkrein.decide.patterns import PatternSet
+from checkrein.decide.provenance import Provenance
+from checkrein.model import Request, Risk
+from checkrein.model.risk import RED_FROM
+from checkrein.policy.manifest import Effect, Manifest, Manifests
+
+_EFFECT_SCORE = {
+    Effect.READ: 0,
+    Effect.WRITE: 20,
+    Effect.EXTERNAL: 45,
+    Effect.EGRESS: 75,
+    Effect.IRREVERSIBLE: 75,
+}
+#: what cannot be undone and also reaches outside
+_IRREVERSIBLE_EXTERNAL = 85
+_NOTHING_FOUND = 5
+_PERSONAL_DATA, _SECRET = 35, 50
+_LABELLED = 40
+_UNSUPPORTED_ARGUMENT = 30
+_UNDECLARED, _UNDECLARED_READ = 30, 10
+
+Factor = tuple[int, str]
+
+
+class Classified(msgspec.Struct, frozen=True):
+    """Labels (sorted), the risk, and how many spans of each class were detected."""
+
+    risk: Risk
+    labels: tuple[str, ...] = ()
+    detected: dict[str, int] = {}
+
+
+class Classifier:
+    """Classifies requests against one set of manifests; built once for each bundle."""
+
+    def __init__(self, manifests: Manifests) -> None:
+        self.manifests = manifests
+        self._intents = _Intents(manifests)
+
+    def classify(self, request: Request, provenance: Mapping[str, Provenance] | None = None) -> Classified:
+        """`provenance` of the control arguments of a tool call, where it is known at all."""
+        if request.is_prompt:
+            factors, labels = self._prompt(request.action.input)
+        else:
+            factors, labels = self._call(request, provenance or {})
+        detected = detect_json(request.action.input)
+        for cls in detected:
+            labels |= {cls, cls.partition(".")[0]}
+        factors += _found("personal data", "pii", _PERSONAL_DATA, detected)
+        factors += _found("a secret", "secret", _SECRET, detected)
+        factors.sort(key=lambda factor: -factor[0])
+        score = sum(points for points, _ in factors) or _NOTHING_FOUND
+        return Classified(
+            Risk.of(score, tuple(text for _, text in factors)),
+            tuple(sorted(labels)),
+            dict(sorted(detected.items())),
+        )
+
+    def _prompt(self, body: Mapping[str, object]) -> tuple[list[Factor], set[str]]:
+        wanted = self._intents.wanted(asked(body))
+        labels: set[str] = set()
+        strongest: Factor | None = None
+        for manifest in wanted:
+            labels |= _labels(manifest)
+            points = _score(manifest.effects, manifest.labels)
+            if strongest is None or points > strongest[0]:
+                strongest = (points, f"asks for {_named(manifest)}")
+        factors = [] if strongest is None else [strongest]
+        return factors, labels
+
+    def _call(self, request: Request, provenance: Mapping[str, Provenance]) -> tuple[list[Factor], set[str]]:
+        name = request.action.name
+        resolved = self.manifests.resolve(name)
+        manifest = resolved.manifest or Manifest(name=name, effects=resolved.effects)
+        labels = _labels(manifest)
+        factors: list[Factor] = [(_score(manifest.effects, manifest.labels), _named(manifest))]
+        if not resolved.declared:
+            labels.add("undeclared")
+            reads = resolved.effects == (Effect.READ,)
+            factors.append((_UNDECLARED_READ if reads else _UNDECLARED, "tool without a manifest"))
+        for argument in manifest.control:
+            found = provenance.get(argument)
+            if found is not None and not found.trusted:
+                source = "untrusted text" if found is Provenance.UNTRUSTED else "an unknown source"
+                factors.append((_UNSUPPORTED_ARGUMENT, f"`{argument}` comes from {source}"))
+        exceeded = _exceeded(manifest, request.action.input)
+        missing = RED_FROM - sum(points for points, _ in factors)
+        factors += [(max(missing, 1), f"`{argument}` over its limit") for argument in exceeded]
+        return [factor for factor in factors if factor[0]], labels
+
+
+def _labels(manifest: Manifest) -> set[str]:
+    effects = (f"effect:{effect}" for effect in manifest.effects)
+    return {f"tool:{manifest.name}", *effects, *manifest.labels}
+
+
+def _named(manifest: Manifest) -> str:
+    """`transfer_funds (irreversible, external)`"""
+    name = manifest.name if len(manifest.name) <= 80 else manifest.name[:79] + "…"
+    what = [*reversed(manifest.effects), *manifest.labels]
+    return f"{name} ({', '.join(what) or 'unknown'})"
+
+
+def _score(effects: Sequence[Effect], labels: Sequence[str]) -> int:
+    score = max((_EFFECT_SCORE[effect] for effect in effects), default=RED_FROM)
+    if Effect.IRREVERSIBLE in effects and Effect.EXTERNAL in effects:
+        score = _IRREVERSIBLE_EXTERNAL
+    # a label in a manifest says that the tool touches something worth a second look
+    return max(score, _LABELLED) if labels else score
+
+
+def _exceeded(manifest: Manifest, input: Mapping[str, object]) -> list[str]:
+    """The arguments over their limit. What is no number is not judged here: the input check refuses it."""
+    return [
+        argument
+        for argument, limit in manifest.limits.items()
+        if isinstance(value := input.get(argument), int | float) and not value <= limit.review_above
+    ]
+
+
+def _found(what: str, root: str, points: int, detected: Mapping[str, int]) -> list[Factor]:
+    kinds = sorted(cls.partition(".")[2].replace("_", " ") for cls in detected if cls.startswith(root + "."))
+    return [(points, f"{what} ({', '.join(kinds)})")] if kinds else []
+
+
+#: roles whose text is not what the user asks for
+_OTHER_ROLES = frozenset({"system", "developer", "assistant", "tool", "function"})
+
+
+def asked(body: Mapping[str, object]) -> str:
+    """What the user asks for: text of the user's messages, or all text where none is marked as the user's."""
+    messages = body.get("messages")
+    if isinstance(messages, list):
+        asked = [
+            text
+            for message in messages
+            if not (isinstance(message, Mapping) and message.get("role") in _OTHER_ROLES)
+            for text in _strings(message.get("content") if isinstance(message, Mapping) else message)
+        ]
+        if any(text.strip() for text in asked):
+            return "\n".join(asked)
+    return "\n".join(_strings(body))
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)
+
+
+#: one character of a word, and what may stand between two words of one phrase, in folded text
+_WORD = r"[^\x00-/:-`{-\x7f]"
+_BETWEEN = r"[\x00-\x20\"-\-/:<-@\[-`{-\x7f]"
+#: what `*` stands for: at most eight words of the same sentence
+_GAP = f"{_BETWEEN}{{1,8}}(?:{_WORD}+{_BETWEEN}{{1,8}}){{0,8}}"
+
+
+class _Intents:
+    """The intents of all manifests. One pass finds the phrases between the gaps; few intents are then left.
+
+    Gaps within the set would make its automaton grow with every text.
+    """
+
+    def __init__(self, manifests: Manifests) -> None:
+        tools = (manifests.tools[name] for name in manifests.names())
+        intents = [(manifest, _phrases(intent)) for manifest in tools for intent in manifest.intents]
+        phrases = sorted({phrase for _, needed in intents for phrase in needed})
+        self._phrases = PatternSet(phrases)
+        self._intents = [
+            (
+                manifest,
+                frozenset(phrases.index(phrase) for phrase in needed),
+                re2.compile(_whole(needed).encode()),
+            )
+            for manifest, needed in intents
+        ]
+
+    def wanted(self, text: str) -> list[Manifest]:
+        """The tools that the text asks for, by name."""
+        folded = fold(text).encode("utf-8", "replace")
+        seen = frozenset(self._phrases.match(folded))
+        found: dict[str, Manifest] = {}
+        for manifest, needed, whole in self._intents:
+            if needed <= seen and manifest.name not in found and whole.search(folded) is not None:
+                found[manifest.name] = manifest
+        return list(found.values())
+
+
+def _phrases(intent: str) -> list[str]:
+    """The patterns between the gaps: `wire money` fits `Wire  MONEY`, `mail*` fits `mailed`."""
+    phrases: list[list[str]] = [[]]
+    for word in fold(intent).split(" "):
+        if word == "*":
+            phrases.append([])
+        else:
+            phrases[-1].append(f"{_WORD}{{0,12}}".join(re2.escape(piece) for piece in word.split("*")))
+    return [f"{_BETWEEN}{{0,8}}".join(words) for words in phrases if words]
+
+
+def _whole(phrases: list[str]) -> str:
+    return f"(?:^|[^a-z0-9]){_GAP.join(phrases)}(?:$|[^a-z0-9])"

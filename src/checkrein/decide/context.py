@@ -1,0 +1,221 @@
+"""A request and the facts about it, in the form policies see: principal, action, resource, context.
+
+Strict on the way: what Cedar has no value for, or would read otherwise than the tool does, is a `BadRequest`, and
+such a request is denied. A null is an absent argument. `policy.schema` says what `context` holds.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+
+import msgspec
+
+from checkrein.decide.classify import Classified
+from checkrein.decide.provenance import Provenance, trace
+from checkrein.model import BadRequest, Request
+from checkrein.policy.entities import Entities, Entity
+from checkrein.policy.manifest import Manifest, Resolved
+from checkrein.policy.schema import CEDAR_TYPES, SUBJECT_ATTRIBUTES, action_entity
+from checkrein.policy.values import MAX_LONG, MIN_LONG, Uid, Value
+
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_PRINCIPALS = {"user": "User", "agent": "Agent", "service": "Service"}
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What the caller has used so far. `spend` is a decimal number with at most four places, as text."""
+
+    calls: int
+    spend: str
+
+
+class Situation(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known besides the request when it is decided. Microseconds since 1970, UTC.
+
+    `prompt` is what the user wrote in this turn, `endorsed` the prompt text a person approved, `untrusted` what
+    tools answered, `directory` values the deployment vouches for. `discharged` are ids of review policies that
+    people have answered by the approval `approval_id`. `protocol` is `mcp` for a call over MCP.
+    """
+
+    now_us: int
+    roles: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    environment: str = ""
+    prompt: str = ""
+    endorsed: str = ""
+    untrusted: str = ""
+    directory: tuple[str, ...] = ()
+    approval_id: str = ""
+    discharged: frozenset[str] = frozenset()
+    usage: Usage | None = None
+    protocol: str = ""
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What the policies are asked."""
+
+    principal: Uid
+    action: Uid
+    resource: Uid
+    context: dict[str, object]
+    entities: Entities
+
+
+def provenance(request: Request, manifest: Manifest | None, situation: Situation) -> dict[str, Provenance]:
+    """The provenance of the control arguments; empty where nothing is known of the conversation."""
+    known = situation.prompt or situation.endorsed or situation.untrusted or situation.directory
+    if manifest is None or not known:
+        return {}
+    values = {name: request.action.input.get(name) for name in manifest.control}
+    return trace(
+        values,
+        prompt=situation.prompt,
+        endorsed=situation.endorsed,
+        untrusted=situation.untrusted,
+        directory=situation.directory,
+    )
+
+
+def question(
+    request: Request,
+    resolved: Resolved,
+    situation: Situation,
+    classified: Classified,
+    sources: Mapping[str, Provenance],
+) -> Question:
+    """Build what the policies are asked; raises `BadRequest` for what they cannot be asked."""
+    principal = _principal(request, situation)
+    action = action_entity(request.action.name, resolved.effects, situation.protocol)
+    resource = Entity(Uid(_resource_type(request), request.resource.id), tags=_texts(request.resource.properties))
+    labels = sorted({*classified.labels, *situation.labels})
+    context: dict[str, object] = {
+        "agent": _agent(request),
+        "time": _time(situation.now_us),
+        "risk": {"level": classified.risk.level.value, "score": classified.risk.score},
+        "labels": labels,
+        "input": _prompt_input(request) if request.is_prompt else _input(request, resolved.manifest),
+    }
+    environment = situation.environment or _text(request.context, "environment")
+    named = {
+        "environment": environment,
+        "scope": _text(request.context, "scope"),
+        "session": _text(request.context, "session"),
+    }
+    context |= {name: text for name, text in named.items() if text}
+    if sources:
+        context["provenance"] = {name: source.value for name, source in sources.items()}
+    if situation.usage is not None:
+        context["usage"] = {"calls": situation.usage.calls, "spend": _decimal(Decimal(situation.usage.spend))}
+    if situation.approval_id:
+        context["approval"] = {"id": situation.approval_id}
+    entities = Entities([principal, action, resource])
+    return Question(principal.uid, action.uid, resource.uid, context, entities)
+
+
+def _principal(request: Request, situation: Situation) -> Entity:
+    subject = request.subject
+    kind = _PRINCIPALS.get(subject.type)
+    if kind is None:
+        raise BadRequest("the subject's type is unknown", hint=f"known: {', '.join(_PRINCIPALS)}")
+    roles = frozenset(Uid("Role", role) for role in (*situation.roles, *subject.roles))
+    texts = _texts(subject.properties)
+    attributes = {name: texts.pop(name) for name in SUBJECT_ATTRIBUTES if name in texts}
+    return Entity(Uid(kind, subject.id), attributes, roles, texts)
+
+
+def _resource_type(request: Request) -> str:
+    if request.is_prompt:
+        return "Model"
+    return "Tool" if request.resource.type == "tool" else "Resource"
+
+
+def _texts(properties: Mapping[str, object]) -> dict[str, Value]:
+    return {name: value for name, value in properties.items() if isinstance(value, str)}
+
+
+def _text(members: Mapping[str, object], name: str) -> str:
+    value = members.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise BadRequest(f"`context.{name}` is not text", hint="send text or leave it out")
+    return value
+
+
+def _agent(request: Request) -> dict[str, str]:
+    value = request.context.get("agent")
+    if value is None:
+        return {"id": ""}
+    if not isinstance(value, Mapping):
+        raise BadRequest("`context.agent` is not an object", hint='send `{"id": "...", "version": "..."}`')
+    agent = {name: _text(value, name) for name in ("id", "version")}
+    return {name: text for name, text in agent.items() if text or name == "id"}
+
+
+def _time(now_us: int) -> dict[str, object]:
+    moment = _EPOCH + datetime.timedelta(microseconds=now_us)
+    return {"hour": moment.hour, "weekday": _WEEKDAYS[moment.weekday()], "date": moment.date().isoformat()}
+
+
+def _prompt_input(request: Request) -> dict[str, object]:
+    """Facts about a prompt; its text is nothing that policies may depend on."""
+    body = request.action.input
+    _numbers(body)
+    messages = body.get("messages")
+    model = body.get("model")
+    return {
+        "model": model if isinstance(model, str) else request.resource.id,
+        "chars": sum(_lengths(body if messages is None else messages)),
+        "messages": len(messages) if isinstance(messages, list) else 0,
+    }
+
+
+def _lengths(value: object) -> Iterator[int]:
+    if isinstance(value, str):
+        yield len(value)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _lengths(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _lengths(item)
+
+
+def _input(request: Request, manifest: Manifest | None) -> dict[str, object]:
+    """The arguments by their declared types. An undeclared tool has none that policies could name."""
+    _numbers(request.action.input)
+    shown: dict[str, object] = {}
+    for name, kind in manifest.input.items() if manifest is not None else ():
+        value = request.action.input.get(name)
+        if value is None or kind.type not in CEDAR_TYPES:
+            continue
+        shown[name] = _decimal(Decimal(str(value))) if kind.type == "number" else value
+    return shown
+
+
+def _numbers(value: object) -> None:
+    """Refuse numbers that two readers of the same request could take for different ones."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadRequest("a number is not finite", hint="send a finite number or leave it out")
+    if isinstance(value, int) and not MIN_LONG <= value <= MAX_LONG:
+        raise BadRequest("an integer is beyond 64 bits", hint="send it as text")
+    if isinstance(value, Mapping):
+        for item in value.values():
+            _numbers(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _numbers(item)
+
+
+def _decimal(number: Decimal) -> dict[str, object]:
+    """Cedar's decimal: four places after the point and 64 bits in all."""
+    exact = number.quantize(Decimal("0.0001")) if abs(number) < 10**15 else number
+    if exact != number or abs(number) > Decimal(MAX_LONG).scaleb(-4):
+        raise BadRequest(
+            "a number needs more places than policies have", hint="round it to four places, or send it as text"
+        )
+    return {"__extn": {"fn": "decimal", "arg": f"{exact:.4f}"}}

@@ -1,0 +1,102 @@
+"""Text as a matcher should see it, so that invisible and look-alike characters hide nothing.
+
+`image` keeps places: one byte a character, with a way back to the original offsets (detection, redaction).
+`fold` keeps meaning: case, width, accents, spacing, invisible characters folded away (intents, provenance).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+#: any letter or number that is not ASCII, in an image (Latin-1 `e` with acute accent)
+LETTER = "\xe9"
+#: any other visible character that is not ASCII, in an image (Latin-1 middle dot)
+MARK = "\xb7"
+
+#: letters by category, yet nothing to see: fillers of Hangul and Braille
+_BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800")
+#: sentence ends of other scripts; full-width and ellipsis forms are already decomposed to ASCII
+_SENTENCE_ENDS = frozenset("\u3002\uff61\u203d\u06d4\u061f\u0964")
+_HIDDEN = bytes(code for code in range(0x20) if code not in b"\t\n\r") + b"\x7f"
+_NUL = "\x00"
+#: an attacker may send every code point there is; the tables stop growing here
+_TABLE_SIZE = 20_000
+
+
+class _Image(dict[int, str]):
+    """Code point -> the one character that stands for it in an image; filled as text comes by."""
+
+    def __missing__(self, code: int) -> str:
+        value = _image_of(chr(code))
+        if len(self) < _TABLE_SIZE:
+            self[code] = value
+        return value
+
+
+class _Fold(dict[int, str]):
+    """Code point -> its folded form, for text that is already case-folded and decomposed."""
+
+    def __missing__(self, code: int) -> str:
+        value = _fold_of(chr(code))
+        if len(self) < _TABLE_SIZE:
+            self[code] = value
+        return value
+
+
+def _invisible(char: str) -> bool:
+    category = unicodedata.category(char)
+    return category in ("Mn", "Me", "Cf", "Cc") or char in _BLANK
+
+
+def _image_of(char: str) -> str:
+    if char in "\t\n\r":
+        return char
+    if _invisible(char):
+        return _NUL
+    digit = unicodedata.digit(char, None)
+    if digit is not None:
+        return str(digit)
+    compatible = unicodedata.normalize("NFKC", char)
+    if len(compatible) == 1 and compatible.isascii():
+        return compatible
+    category = unicodedata.category(char)
+    if category == "Pd" or char == "\u2212":
+        return "-"
+    if category[0] == "Z":
+        return " "
+    return LETTER if compatible[:1].isalnum() else MARK
+
+
+def _fold_of(char: str) -> str:
+    if char.isspace():
+        return " "
+    if char in _SENTENCE_ENDS:
+        return "."
+    if _invisible(char):
+        return ""
+    if char.isascii() or char.isalnum():
+        return char
+    return "-" if unicodedata.category(char) == "Pd" else ","
+
+
+_IMAGE = _Image()
+_FOLD = _Fold()
+
+
+def image(text: str) -> tuple[bytes, list[int] | None]:
+    """One byte a visible character, and the original offset of each byte (None: they are the same)."""
+    data = text.encode("ascii") if text.isascii() else text.translate(_IMAGE).encode("latin-1")
+    seen = data.translate(None, _HIDDEN)
+    if len(seen) == len(data):
+        return data, None
+    hidden = frozenset(_HIDDEN)
+    return seen, [offset for offset, byte in enumerate(data) if byte not in hidden]
+
+
+def fold(text: str) -> str:
+    """Case, width, accents, invisible characters and runs of space folded away; punctuation kept as ASCII."""
+    if text.isascii():
+        plain = text.lower()
+    else:  # decomposing can uncover capitals, and folding case can uncover what decomposes
+        plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+    return " ".join(plain.translate(_FOLD).split())

@@ -1,0 +1,204 @@
+"""One approval: a durable request to people, bound to one exact action.
+
+Pure: the caller hands in who votes, with which roles, and the time. `TRANSITIONS` is the whole life; every state
+but the last ones is left exactly once, which the store's compare-and-set on `version` enforces between processes.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import msgspec
+
+from checkrein.model import CheckreinError, Level, Request, Requirement, Subject
+
+
+class State(enum.StrEnum):
+    PENDING = "pending"
+    APPROVED = "approved"
+    DENIED = "denied"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    EXECUTING = "executing"
+    USED = "used"
+    UNKNOWN = "unknown"
+
+
+class Event(enum.StrEnum):
+    """What can happen to an approval."""
+
+    QUORUM = "quorum met"
+    REFUSAL = "a voter denies"
+    DEADLINE = "deadline passes"
+    WITHDRAWAL = "withdrawn, or policy now denies"
+    TAKEN = "the action starts"
+    DONE = "the action ended"
+    LOST = "the end was never recorded"
+
+
+TRANSITIONS: dict[State, dict[Event, State]] = {
+    State.PENDING: {
+        Event.QUORUM: State.APPROVED,
+        Event.REFUSAL: State.DENIED,
+        Event.DEADLINE: State.EXPIRED,
+        Event.WITHDRAWAL: State.CANCELLED,
+    },
+    State.APPROVED: {
+        Event.TAKEN: State.EXECUTING,
+        Event.DEADLINE: State.EXPIRED,
+        Event.WITHDRAWAL: State.CANCELLED,
+    },
+    State.EXECUTING: {Event.DONE: State.USED, Event.LOST: State.UNKNOWN},
+    State.DENIED: {},
+    State.EXPIRED: {},
+    State.CANCELLED: {},
+    State.USED: {},
+    State.UNKNOWN: {},
+}
+
+
+class IllegalEvent(CheckreinError):
+    """The approval is in a state in which this cannot happen. Nothing changed."""
+
+
+class VoteRefused(CheckreinError):
+    """This person may not cast this vote. Nothing changed; `code` names the rule."""
+
+    def __init__(self, code: str, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+
+
+class Vote(msgspec.Struct, frozen=True, kw_only=True):
+    """One person's answer. `auth` says how they proved who they are; `shown` is the hash of what they saw."""
+
+    voter: str
+    roles: tuple[str, ...]
+    approve: bool
+    reason: str = ""
+    auth: str
+    simulated: bool = False
+    action_hash: str
+    shown: str
+    at_us: int
+
+
+class Approval(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to people. `action` is the exact action in AuthZEN form: what runs is this, once."""
+
+    id: str
+    version: int
+    state: State
+    action: dict[str, Any]
+    action_hash: str
+    requester: Subject
+    agent: str
+    requirement: Requirement
+    policies: tuple[str, ...]
+    reasons: tuple[str, ...]
+    risk: Level
+    factors: tuple[str, ...]
+    labels: tuple[str, ...]
+    bundle: str
+    trace_id: str
+    created_us: int
+    deadline_us: int
+    votes: tuple[Vote, ...] = ()
+    ended_us: int = 0
+
+    def due(self, now_us: int) -> bool:
+        """Whether the deadline has passed."""
+        return now_us >= self.deadline_us
+
+    def status(self, now_us: int) -> State:
+        """The state a person should see: an approval past its deadline is expired, swept or not."""
+        live = self.state in (State.PENDING, State.APPROVED)
+        return State.EXPIRED if live and self.due(now_us) else self.state
+
+    def missing(self) -> tuple[str, ...]:
+        """What is still needed, such as `("1 of finance",)`."""
+        counts = _assigned(self.requirement, self.votes)
+        return tuple(
+            f"{factor.count - have} of {factor.role}"
+            for factor, have in zip(self.requirement.factors, counts, strict=True)
+            if have < factor.count
+        )
+
+    def request(self) -> Request:
+        return Request.from_json(self.action)
+
+
+def move(approval: Approval, event: Event, now_us: int) -> Approval:
+    """The approval after `event`; raises `IllegalEvent` and changes nothing where the table has no such step."""
+    try:
+        state = TRANSITIONS[approval.state][event]
+    except KeyError:
+        raise IllegalEvent(
+            f"approval `{approval.id}` is {approval.state}; it cannot take `{event}`",
+            hint=f"see it with `checkrein approvals show {approval.id}`",
+        ) from None
+    ended = 0 if TRANSITIONS[state] else now_us
+    return msgspec.structs.replace(approval, state=state, version=approval.version + 1, ended_us=ended)
+
+
+def eligible(approval: Approval, voter: str, roles: tuple[str, ...]) -> None:
+    """Raise `VoteRefused` unless this person may vote: not on the principal chain, with a role that is asked for."""
+    if voter in (approval.requester.id, approval.agent):
+        raise VoteRefused(
+            "own_request", f"`{voter}` asked for this action and cannot vote on it", hint="ask somebody else"
+        )
+    asked = [factor.role for factor in approval.requirement.factors]
+    if not set(asked) & set(roles):
+        raise VoteRefused(
+            "wrong_role",
+            f"`{voter}` holds none of the roles that are asked for: {', '.join(asked)}",
+            hint=f"give the role under `[people.{voter}]` in checkrein.toml, or ask somebody who holds it",
+        )
+
+
+def vote(approval: Approval, cast: Vote) -> Approval:
+    """The approval after one vote. The first denial ends it; it is approved once every factor is met.
+
+    Raises `VoteRefused` for a vote that does not count, `IllegalEvent` when the approval has ended.
+    """
+    now_us = cast.at_us
+    if approval.status(now_us) is not State.PENDING:
+        raise IllegalEvent(
+            f"approval `{approval.id}` is {approval.status(now_us)}, no longer pending",
+            hint="send the request again to ask anew",
+        )
+    if cast.action_hash != approval.action_hash:
+        raise VoteRefused("stale_hash", "the vote is for another version of this action", hint="look at it again")
+    eligible(approval, cast.voter, cast.roles)
+    if any(earlier.voter == cast.voter for earlier in approval.votes):
+        raise VoteRefused("voted", f"`{cast.voter}` has voted already", hint="one person, one vote")
+    voted = msgspec.structs.replace(approval, votes=(*approval.votes, cast))
+    if not cast.approve:
+        return move(voted, Event.REFUSAL, now_us)
+    if not voted.missing():
+        return move(voted, Event.QUORUM, now_us)
+    return msgspec.structs.replace(voted, version=approval.version + 1)
+
+
+def _assigned(requirement: Requirement, votes: tuple[Vote, ...]) -> list[int]:
+    """How many approving people each factor has, each person counted for one factor only (bipartite matching)."""
+    slots = [(index, factor.role) for index, factor in enumerate(requirement.factors) for _ in range(factor.count)]
+    people = [cast for cast in votes if cast.approve]
+    holder: dict[int, int] = {}
+
+    def place(person: int, seen: set[int]) -> bool:
+        for slot, (_, role) in enumerate(slots):
+            if role in people[person].roles and slot not in seen:
+                seen.add(slot)
+                if slot not in holder or place(holder[slot], seen):
+                    holder[slot] = person
+                    return True
+        return False
+
+    for person in range(len(people)):
+        place(person, set())
+    counts = [0] * len(requirement.factors)
+    for slot in holder:
+        counts[slots[slot][0]] += 1
+    return counts

@@ -1,0 +1,95 @@
+"""API keys: made, found by the digest of their secret, revoked. The secret is shown once and never stored."""
+
+from __future__ import annotations
+
+import secrets
+
+import msgspec
+
+from checkrein.model import ApiKey, BadRequest, NotFound, Permission
+from checkrein.model.identity import key_digest
+from checkrein.model.json import JsonObject
+from checkrein.ports import Clock, Row, Save, Store, Unit
+from checkrein.services import records
+
+ROOM = "key"
+#: every secret begins with this, so that scanners and people recognise a leaked one
+PREFIX = "crk_"
+
+
+class Keys:
+    """Every method reads the store, so a key revoked by another process stops at once."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    def create(
+        self,
+        name: str,
+        *,
+        owner: str = "",
+        roles: tuple[str, ...] = (),
+        agent: str = "",
+        permissions: tuple[Permission, ...] = (Permission.CALL, Permission.DECIDE),
+        expires_s: int = 0,
+        by: str,
+    ) -> tuple[ApiKey, str]:
+        """Make a key and return it with its secret, which cannot be had again. `by` is who made it."""
+        if not name.strip() or len(name) > 200:
+            raise BadRequest("the key has no name", hint="name it after the agent or person that will hold it")
+        if not permissions:
+            raise BadRequest("the key may do nothing", hint="give it `call`, `decide` or `audit`")
+        secret = PREFIX + secrets.token_urlsafe(32)
+        now_us = self._clock.now_us()
+        key = ApiKey(
+            id="key_" + secrets.token_hex(8),
+            name=name,
+            owner=owner or name,
+            roles=roles,
+            agent=agent,
+            permissions=permissions,
+            digest=key_digest(secret),
+            created_us=now_us,
+            expires_us=now_us + expires_s * 1_000_000 if expires_s else 0,
+        )
+        detail = {
+            "key": key.id,
+            "owner": records.cut(key.owner),
+            "roles": [records.cut(role) for role in roles],
+            "permissions": [permission.value for permission in permissions],
+        }
+        self._save(key, expect=0, kind="admin.key_created", by=by, detail=detail)
+        return key, secret
+
+    def find(self, secret: str) -> ApiKey | None:
+        """The live key with this secret, looked up by digest so that timing tells nothing about it."""
+        for row in self._store.rows(ROOM, lookup=key_digest(secret), limit=1):
+            key = msgspec.json.decode(row.body, type=ApiKey)
+            if key.live(self._clock.now_us()):
+                return key
+        return None
+
+    def all(self) -> list[ApiKey]:
+        found: list[ApiKey] = []
+        while rows := self._store.rows(ROOM, after=found[-1].id if found else "", limit=500):
+            found.extend(msgspec.json.decode(row.body, type=ApiKey) for row in rows)
+        return found
+
+    def revoke(self, id: str, *, by: str) -> ApiKey:
+        """From the next request on the key opens nothing. Revoking twice is not an error."""
+        row = self._store.row(ROOM, id)
+        if row is None:
+            raise NotFound(f"no key `{id}`", hint="`checkrein keys list` shows the ids")
+        key = msgspec.json.decode(row.body, type=ApiKey)
+        if key.revoked_us:
+            return key
+        key = msgspec.structs.replace(key, revoked_us=self._clock.now_us())
+        self._save(key, expect=row.version, kind="admin.key_revoked", by=by, detail={"key": key.id})
+        return key
+
+    def _save(self, key: ApiKey, *, expect: int, kind: str, by: str, detail: JsonObject) -> None:
+        state = "revoked" if key.revoked_us else "live"
+        row = Row(ROOM, key.id, expect + 1, state, key.digest, msgspec.json.encode(key))
+        draft = records.admin(kind, by, detail)
+        self._store.commit(Unit(drafts=(draft,), saves=(Save(row, expect),))).result()

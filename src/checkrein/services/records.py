@@ -1,0 +1,173 @@
+"""What happened, as ledger drafts: one function per kind of record.
+
+Arguments, prompts and results never stand in a record: a keyed commitment proves later what was seen, and tells
+nothing without the key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from checkrein.flow.approval import Approval, Vote
+from checkrein.ledger import Draft
+from checkrein.ledger.record import commitment
+from checkrein.model import Decision, Request
+from checkrein.model.json import JsonObject
+
+#: free text in a record is cut to this many characters
+MAX_TEXT = 512
+
+
+def cut(text: str) -> str:
+    """Text that fits a record: valid UTF-8 and at most `MAX_TEXT` characters."""
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+
+
+def _actor(request: Request) -> dict[str, object]:
+    return {"type": cut(request.subject.type), "id": cut(request.subject.id), "agent": cut(request.agent_id)}
+
+
+def _action(request: Request) -> dict[str, object]:
+    resource = {"type": cut(request.resource.type), "id": cut(request.resource.id)}
+    return {"name": cut(request.action.name), "resource": resource}
+
+
+def decision(
+    request: Request,
+    made: Decision,
+    *,
+    key: bytes,
+    caller: str,
+    mode: str,
+    latency_us: int,
+    redactions: Mapping[str, int],
+) -> Draft:
+    """`caller` is the key or channel that asked, which is not the subject; `mode` is `run` or `ask`."""
+    return Draft(
+        "decision",
+        made.trace_id,
+        {
+            "actor": _actor(request),
+            "action": _action(request),
+            "input_hmac": commitment(key, request.action.input),
+            "caller": caller,
+            "mode": mode,
+            "decision": {
+                "evaluation_id": made.evaluation_id,
+                "outcome": made.outcome.wire,
+                "reasons": [cut(reason) for reason in made.reasons],
+                "policies": [cut(policy) for policy in made.policies],
+                "errors": [{"policy": cut(e.policy), "message": cut(e.message)} for e in made.errors],
+                "risk": {
+                    "level": made.risk.level.value,
+                    "score": made.risk.score,
+                    "factors": [cut(factor) for factor in made.risk.factors],
+                },
+                "labels": [cut(label) for label in made.labels],
+                "bundle": made.bundle,
+                "arm": made.arm,
+                "latency_us": latency_us,
+            },
+            "redactions": dict(redactions),
+            "approval": {"id": made.approval_id},
+        },
+    )
+
+
+def started(request: Request, made: Decision, *, owner: str) -> Draft:
+    """`owner` is the process that runs it; if that dies, recovery writes `execution.unknown`."""
+    return Draft(
+        "execution.started",
+        made.trace_id,
+        {
+            "actor": _actor(request),
+            "action": _action(request),
+            "evaluation_id": made.evaluation_id,
+            "owner": owner,
+            "approval": {"id": made.approval_id},
+        },
+    )
+
+
+def finished(request: Request, made: Decision, *, status: str, error: str, detail: JsonObject) -> Draft:
+    """`status` is `ok`, `failed` or `cancelled`; `error` a type, never a message that may hold values."""
+    return Draft(
+        "execution.finished",
+        made.trace_id,
+        {
+            "actor": _actor(request),
+            "action": _action(request),
+            "evaluation_id": made.evaluation_id,
+            "status": status,
+            "error": cut(error),
+            "detail": dict(detail),
+        },
+    )
+
+
+def approval(kind: str, row: Approval, *, key: bytes) -> Draft:
+    """`approval.requested`, `.decided`, `.expired`, `.cancelled`, `.used`."""
+    request = row.request()
+    return Draft(
+        kind,
+        row.trace_id,
+        {
+            "actor": _actor(request),
+            "action": _action(request),
+            "approval": {
+                "id": row.id,
+                "state": row.state.value,
+                "action_hmac": commitment(key, row.action_hash),
+                "approvers": str(row.requirement),
+                "policies": [cut(policy) for policy in row.policies],
+                "bundle": row.bundle,
+                "deadline_us": row.deadline_us,
+                "voters": [cut(cast.voter) for cast in row.votes],
+                "simulated": any(cast.simulated for cast in row.votes),
+            },
+        },
+    )
+
+
+def vote(row: Approval, cast: Vote, *, key: bytes) -> Draft:
+    return Draft(
+        "approval.voted",
+        row.trace_id,
+        {
+            "actor": {"type": "user", "id": cut(cast.voter), "agent": ""},
+            "approval": {
+                "id": row.id,
+                "state": row.state.value,
+                "action_hmac": commitment(key, row.action_hash),
+            },
+            "vote": {
+                "approve": cast.approve,
+                "reason": cut(cast.reason),
+                "auth": cast.auth,
+                "simulated": cast.simulated,
+                "shown_hmac": commitment(key, cast.shown),
+                "took_us": max(0, cast.at_us - row.created_us),
+            },
+        },
+    )
+
+
+def vote_refused(row: Approval, voter: str, *, code: str, auth: str, now_us: int) -> Draft:
+    """A vote that did not count is evidence too."""
+    return Draft(
+        "approval.vote_refused",
+        row.trace_id,
+        {
+            "actor": {"type": "user", "id": cut(voter), "agent": ""},
+            "approval": {"id": row.id, "state": row.state.value},
+            "vote": {"code": code, "auth": auth, "at_us": now_us},
+        },
+    )
+
+
+def admin(kind: str, actor: str, detail: JsonObject) -> Draft:
+    """`admin.*`, `policy.*` and `system.*`: what people and processes did to the deployment itself."""
+    trace = hashlib.sha256(f"{kind}:{actor}".encode()).hexdigest()[:32]
+    return Draft(kind, trace, {"actor": {"type": "operator", "id": cut(actor), "agent": ""}, "detail": dict(detail)})

@@ -1,0 +1,160 @@
+"""The SQLite file: its tables, how it is opened, and what its errors mean to people.
+
+WAL with synchronous FULL: a commit is on disk before it returns. Empty facets are NULL and the indexes leave
+them out. `spine` holds the root of the largest perfect subtree that ends at every 256th record, so that the
+tree at any size is known from a few rows; it is only a memory aid, checked against signed roots and made anew
+when it is wrong. `running` are the executions that have a start and no end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+
+from checkrein.ledger.tree import Frontier
+from checkrein.model import CheckreinError, ConfigError, LedgerInvalid, StoreUnavailable
+
+SCHEMA_VERSION = 1
+#: "CHKR", so that another program's database is never mistaken for a ledger
+_APPLICATION = 0x43484B52
+SPINE_STEP = 256
+
+_SCHEMA = """
+CREATE TABLE record (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    kind TEXT NOT NULL,
+    trace_id TEXT,
+    ts_us INTEGER NOT NULL,
+    user TEXT, agent TEXT, action TEXT, outcome TEXT, risk TEXT, approval TEXT, evaluation TEXT,
+    leaf BLOB NOT NULL,
+    data BLOB NOT NULL
+) STRICT; CREATE INDEX record_kind ON record (kind); CREATE INDEX record_ts ON record (ts_us); CREATE INDEX
+record_trace ON record (trace_id) WHERE trace_id IS NOT NULL; CREATE INDEX record_user ON record (user) WHERE
+user IS NOT NULL; CREATE INDEX record_agent ON record (agent) WHERE agent IS NOT NULL; CREATE INDEX
+record_action ON record (action) WHERE action IS NOT NULL; CREATE INDEX record_outcome ON record (outcome)
+WHERE outcome IS NOT NULL; CREATE INDEX record_risk ON record (risk) WHERE risk IS NOT NULL; CREATE INDEX
+record_approval ON record (approval) WHERE approval IS NOT NULL; CREATE TRIGGER record_stays BEFORE UPDATE ON
+record BEGIN SELECT RAISE(ABORT, 'a record never changes'); END; CREATE TRIGGER record_remains BEFORE DELETE
+ON record BEGIN SELECT RAISE(ABORT, 'a record never goes'); END; CREATE TABLE head (one INTEGER PRIMARY KEY
+CHECK (one = 1), frontier BLOB NOT NULL, ts_us INTEGER NOT NULL) STRICT; CREATE TABLE spine (size INTEGER
+PRIMARY KEY, node BLOB NOT NULL) STRICT; CREATE TABLE running (evaluation TEXT PRIMARY KEY, seq INTEGER NOT
+NULL) STRICT, WITHOUT ROWID; CREATE TABLE "row" (
+    room TEXT NOT NULL, id TEXT NOT NULL, version INTEGER NOT NULL,
+    state TEXT NOT NULL, lookup TEXT NOT NULL, body BLOB NOT NULL,
+    UNIQUE (room, id)
+) STRICT;
+CREATE INDEX row_lookup ON "row" (room, lookup, id);
+CREATE INDEX row_state ON "row" (room, state, id);
+"""
+
+
+def prepare(path: Path) -> None:
+    """Make the database file (0600) and its tables if they are not there. One process at a time.
+
+    Raises `ConfigError` for a file of another program or a newer version, `LedgerInvalid` for a damaged one.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        connection = connect(path)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"`{path}` cannot be opened: {(error.strerror or '').lower()}",
+            hint="check who owns it and its directory",
+        ) from error
+    except apsw.Error as error:
+        raise trouble(error, path) from error
+    try:
+        _make_tables(connection, path)
+    except apsw.Error as error:
+        raise trouble(error, path) from error
+    finally:
+        connection.close()
+
+
+def _make_tables(connection: apsw.Connection, path: Path) -> None:
+    check_version(connection, path)
+    connection.pragma("journal_mode", "wal")
+    with connection:
+        if connection.pragma("user_version") == 0:
+            connection.execute(_SCHEMA)
+            connection.execute("INSERT INTO head VALUES (1, ?, 0)", (Frontier().to_bytes(),))
+            connection.pragma("application_id", _APPLICATION)
+            connection.pragma("user_version", SCHEMA_VERSION)
+
+
+def check_version(connection: apsw.Connection, path: Path) -> None:
+    """Raise `ConfigError` unless this is a new file or a ledger of a version known here."""
+    version, application = connection.pragma("user_version"), connection.pragma("application_id")
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
+    if application != _APPLICATION and (version or application or tables):
+        raise ConfigError(f"`{path}` is not a checkrein ledger", hint="choose another directory with `--data`")
+    if version > SCHEMA_VERSION:
+        raise ConfigError(
+            f"`{path}` was written by a newer checkrein (schema {version}, this one knows {SCHEMA_VERSION})",
+            hint="upgrade checkrein, or choose another directory with `--data`",
+        )
+
+
+def connect(path: Path, *, busy_s: float = 2.0, reads_only: bool = False) -> apsw.Connection:
+    """A connection on an existing file. Raises `apsw.Error`."""
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        connection.set_busy_timeout(int(busy_s * 1000))
+        connection.pragma("synchronous", "FULL")
+        connection.pragma("fullfsync", True)
+        connection.pragma("checkpoint_fullfsync", True)
+        connection.pragma("journal_size_limit", 64 * 1024 * 1024)
+        connection.pragma("trusted_schema", False)
+        if reads_only:
+            connection.pragma("query_only", True)
+    except apsw.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def trouble(error: apsw.Error, path: Path) -> CheckreinError:
+    """What an error of SQLite means to the person who must act."""
+    if isinstance(error, apsw.FullError):
+        return StoreUnavailable("the disk is full", hint=f"free space for `{path.parent}`; no restart is needed")
+    if isinstance(error, apsw.BusyError | apsw.LockedError):
+        return StoreUnavailable("another process holds the store", hint="try again; see which process uses it")
+    if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+        return LedgerInvalid(
+            f"the database `{path}` is damaged: {error}", hint="keep a copy, then restore it from a backup"
+        )
+    if isinstance(error, apsw.ReadOnlyError | apsw.CantOpenError | apsw.PermissionsError | apsw.AuthError):
+        return StoreUnavailable(f"`{path}` cannot be opened or written", hint="check its permissions and its disk")
+    return StoreUnavailable(f"the store failed: {str(error).lower()}", hint=f"check the disk of `{path}`")
+
+
+def read_frontier(connection: apsw.Connection) -> tuple[Frontier, int]:
+    """The tree over every record, and the time of the last one (microseconds)."""
+    row = connection.execute("SELECT frontier, ts_us FROM head WHERE one = 1").fetchone()
+    if row is None:
+        raise LedgerInvalid("the stored head is missing", hint="run `checkrein audit verify`")
+    return Frontier.from_bytes(row[0]), row[1]
+
+
+def leaves(connection: apsw.Connection, start: int, end: int) -> Iterator[bytes]:
+    """The stored leaf hashes of the records `start` to `end` - 1."""
+    sql = "SELECT leaf FROM record WHERE seq >= ? AND seq < ? ORDER BY seq"
+    return (row[0] for row in connection.execute(sql, (start, end)))
+
+
+def frontier_at(connection: apsw.Connection, size: int) -> Frontier | None:
+    """The tree over the first `size` records from the spine and at most 255 leaf hashes; None if rows are missing."""
+    nodes: list[bytes] = []
+    start = 0
+    while size - start >= SPINE_STEP:
+        start += 1 << ((size - start).bit_length() - 1)
+        row = connection.execute("SELECT node FROM spine WHERE size = ?", (start,)).fetchone()
+        if row is None:
+            return None
+        nodes.append(row[0])
+    frontier = Frontier(start, tuple(nodes)).extend(leaves(connection, start, size))
+    return frontier if frontier.size == size else None

@@ -1,0 +1,103 @@
+"""The default store: one SQLite file in the data directory, shared by the processes of one host.
+
+Start here: `SqliteStore` puts together the `writer` (group commit), the `reader` (its own connections), the
+`keeper` (checkpoints) and the `owners` (which process is alive).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from checkrein.model import CheckreinError, StoreUnavailable
+from checkrein.ports import Clock, Unit
+from checkrein.storage.database import prepare
+from checkrein.storage.files import DataDir
+from checkrein.storage.keeper import Keeper
+from checkrein.storage.owners import Owner, alive
+from checkrein.storage.reader import SqliteReader
+from checkrein.storage.units import Randomness, Stamper, Written
+from checkrein.storage.writer import Writer
+
+#: how long `writable` waits for its probe
+_PROBE_S = 1.0
+#: how long opening waits for another process that is opening the same store
+_OPEN_S = 10.0
+
+
+class SqliteStore(SqliteReader):
+    """See `ports.Store`. Opening makes what is missing in `data`, and checks that the ledger extends its checkpoint.
+
+    `busy_s` is how long another process may hold the file before a write fails, `queue_limit` how many units
+    may wait. Raises `LedgerInvalid` if the ledger was cut or rewritten, `ConfigError` if the directory cannot
+    be used.
+    """
+
+    def __init__(
+        self,
+        data: DataDir | Path,
+        clock: Clock,
+        *,
+        origin: str = "",
+        randomness: Randomness = os.urandom,
+        busy_s: float = 2.0,
+        queue_limit: int = 8192,
+        checkpoint_every_s: float = 1.0,
+        checkpoint_every: int = 1000,
+    ) -> None:
+        files = data if isinstance(data, DataDir) else DataDir(data)
+        files.create()
+        with files.locked("open.lock", wait_s=_OPEN_S) as mine:
+            if not mine:
+                raise StoreUnavailable(f"another process is opening `{files.path}`", hint="try again")
+            prepare(files.database)
+        super().__init__(files)
+        signer = files.signer(origin)
+        self._keeper = Keeper(files, signer, every_s=checkpoint_every_s, every_records=checkpoint_every)
+        self._keeper.start()
+        self._owner = Owner(files.owners)
+        self._writer = Writer(
+            files.database,
+            Stamper(clock, randomness),
+            busy_s=busy_s,
+            queue_limit=queue_limit,
+            on_commit=self._keeper.advance,
+        )
+
+    @classmethod
+    def open_readonly(cls, data: DataDir | Path) -> SqliteReader:
+        """The store for reading and verifying only; also opens one that `SqliteStore` refuses to start on."""
+        return SqliteReader(data if isinstance(data, DataDir) else DataDir(data))
+
+    def commit(self, unit: Unit) -> Written:
+        """See `ports.Store.commit`."""
+        return self._writer.submit(unit)
+
+    def writable(self) -> bool:
+        """Whether the last write went through, or a probe does now."""
+        if self._writer.healthy:
+            return True
+        try:
+            self.commit(Unit()).result(timeout=_PROBE_S)
+        except (CheckreinError, TimeoutError):
+            return False
+        return True
+
+    def problems(self) -> tuple[str, ...]:
+        """What an operator must know although writes go through: the log no longer extends its checkpoint."""
+        return self._keeper.problems()
+
+    def owner_token(self) -> str:
+        """Names this process in `execution.started`; see `owners`."""
+        return self._owner.token
+
+    def owner_alive(self, token: str) -> bool:
+        """Whether the process with this token still runs."""
+        return token == self._owner.token or alive(self.files.owners, token)
+
+    def close(self) -> None:
+        """Write what is queued, sign a checkpoint, let go of the files. A second call does nothing."""
+        self._writer.close()
+        self._keeper.close()
+        self._owner.close()
+        super().close()

@@ -1,0 +1,56 @@
+"""What every store does with a unit before it writes: check it, and give its records ids and times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from checkrein.ledger import Record
+from checkrein.model import StoreConflict, StoreUnavailable
+from checkrein.ports import Clock, Save
+
+#: a source of random bytes, such as `os.urandom`
+Randomness = Callable[[int], bytes]
+Written = Future[tuple[Record, ...]]
+_NOISE_BYTES = 10
+
+
+class Stamper:
+    """Ids and times for new records. The log's time never falls, whatever the clock does."""
+
+    def __init__(self, clock: Clock, randomness: Randomness) -> None:
+        self._clock = clock
+        self._randomness = randomness
+
+    def now_us(self, last_us: int) -> int:
+        """The time now, but never before the last record."""
+        return max(self._clock.now_us(), last_us)
+
+    def id(self, ts_us: int) -> str:
+        """`rec_` and the 32 hex digits of a UUIDv7 (RFC 9562): sorted by millisecond, else random."""
+        noise = int.from_bytes(self._randomness(_NOISE_BYTES), "big")
+        low = noise & ((1 << 62) - 1)
+        high = noise >> 62 & 0xFFF
+        return f"rec_{(ts_us // 1000 & (1 << 48) - 1) << 80 | 7 << 76 | high << 64 | 2 << 62 | low:032x}"
+
+
+def checked(saves: tuple[Save, ...]) -> tuple[Save, ...]:
+    """The saves themselves; raises `ValueError` for one that could fail more than its own unit."""
+    for save in saves:
+        row = save.row
+        for text in (row.room, row.id, row.state, row.lookup):
+            text.encode()  # a lone surrogate raises UnicodeEncodeError, a ValueError
+        if not 0 <= save.expect < row.version < 2**63:
+            raise ValueError(f"version {row.version} of a row does not follow {save.expect}")
+    return saves
+
+
+def conflict(save: Save) -> StoreConflict:
+    return StoreConflict(
+        f"{save.row.room} `{save.row.id}` was changed by somebody else", hint="look at it again and repeat"
+    )
+
+
+def unrecordable(error: ValueError) -> StoreUnavailable:
+    """A record that the ledger does not admit is not written, so what it stands for does not run."""
+    return StoreUnavailable(f"the record cannot be stored: {error}", hint="shorten the request")

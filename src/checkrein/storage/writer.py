@@ -1,0 +1,275 @@
+"""One thread writes; what queued while it was writing becomes the next transaction (group commit).
+
+A future resolves after COMMIT returned with synchronous FULL. A unit that conflicts fails alone, in its
+savepoint; when the disk refuses, the whole batch fails, nothing of it is written, and the connection is
+opened anew for the next. Other processes may write to the same file: the tree is read again inside every
+transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+import apsw
+
+from checkrein.ledger import Record
+from checkrein.ledger.record import Prepared, place, prepare
+from checkrein.ledger.tree import Frontier, leaf_hash
+from checkrein.model import CheckreinError, StoreConflict, StoreUnavailable
+from checkrein.ports import Save, Unit
+from checkrein.storage.database import SPINE_STEP, connect, read_frontier, trouble
+from checkrein.storage.units import Stamper, Written, checked, conflict, unrecordable
+
+#: units in one transaction
+MAX_BATCH = 1024
+#: how often a locked database is tried, and how long this process steps back when another one writes too
+_TRY_S = 0.001
+
+_ENDS = ("execution.started", "execution.finished", "execution.unknown")
+_Cell = str | bytes | int | None
+
+_INSERT = "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_ROW = 'INSERT INTO "row" VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING'
+_UPDATE_ROW = 'UPDATE "row" SET version = ?, state = ?, lookup = ?, body = ? WHERE room = ? AND id = ? AND version = ?'
+
+
+class _Job:
+    """A unit on its way: its bodies are canonical bytes already, so little is left that can fail."""
+
+    __slots__ = ("drafts", "future", "saves")
+
+    def __init__(self, drafts: tuple[Prepared, ...], saves: tuple[Save, ...], future: Written) -> None:
+        self.drafts = drafts
+        self.saves = saves
+        self.future = future
+
+
+class _Batch:
+    """The rows of one transaction, collected so that each table is written with one statement."""
+
+    def __init__(self, frontier: Frontier, ts_us: int) -> None:
+        self.frontier = frontier
+        self.ts_us = ts_us
+        self.records: list[tuple[_Cell, ...]] = []
+        self.spine: list[tuple[int, bytes]] = []
+        self.running: list[tuple[str, int | None]] = []
+        self.answers: list[tuple[Written, tuple[Record, ...] | CheckreinError]] = []
+
+
+class Writer:
+    """`on_commit` hears the number of records after each transaction. All methods are thread-safe."""
+
+    def __init__(
+        self,
+        path: Path,
+        stamper: Stamper,
+        *,
+        busy_s: float,
+        queue_limit: int,
+        on_commit: Callable[[int], None],
+    ) -> None:
+        self._path = path
+        self._stamper = stamper
+        self._busy_s = busy_s
+        self._queue_limit = queue_limit
+        self._on_commit = on_commit
+        self._queue: deque[_Job] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._connection: apsw.Connection | None = None
+        self._size = -1
+        #: whether the last transaction went through
+        self.healthy = True
+        self._thread = threading.Thread(target=self._run, name="checkrein-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, unit: Unit) -> Written:
+        """See `ports.Store.commit`."""
+        future: Written = Future()
+        try:
+            job = _Job(tuple(prepare(draft) for draft in unit.drafts), checked(unit.saves), future)
+        except ValueError as error:
+            future.set_exception(unrecordable(error))
+            return future
+        with self._wake:
+            if self._closing:
+                future.set_exception(StoreUnavailable("the store is closed", hint="open it again"))
+            elif len(self._queue) >= self._queue_limit:
+                future.set_exception(
+                    StoreUnavailable("too many writes are waiting for the disk", hint="try again in a moment")
+                )
+            else:
+                self._queue.append(job)
+                self._wake.notify()
+        return future
+
+    def close(self) -> None:
+        """Write what is queued and stop. A second call does nothing."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join()
+        self.healthy = False
+
+    def _run(self) -> None:
+        while batch := self._take():
+            self._write(batch)
+        self._disconnect()
+
+    def _take(self) -> list[_Job]:
+        """The next batch; empty when the writer is to stop. Units whose caller gave up are left out."""
+        with self._wake:
+            while True:
+                batch: list[_Job] = []
+                while self._queue and len(batch) < MAX_BATCH:
+                    job = self._queue.popleft()
+                    if job.future.set_running_or_notify_cancel():
+                        batch.append(job)
+                if batch or self._closing:
+                    return batch
+                self._wake.wait()
+
+    def _write(self, jobs: list[_Job]) -> None:
+        try:
+            batch = self._transact(jobs)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the callers must hear that nothing was written
+            self.healthy = False
+            self._disconnect()
+            for job in jobs:
+                job.future.set_exception(_refusal(error, self._path))
+            return
+        self.healthy = True
+        self._on_commit(batch.frontier.size)
+        for future, answer in batch.answers:
+            if isinstance(answer, CheckreinError):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+        if self._shared(batch):
+            time.sleep(_TRY_S)  # others wait for the lock; without a pause this thread would win it every time
+
+    def _shared(self, batch: _Batch) -> bool:
+        """Whether another process wrote since the last transaction of this one."""
+        before, self._size = self._size, batch.frontier.size
+        return before not in (-1, batch.frontier.size - len(batch.records))
+
+    def _transact(self, jobs: list[_Job]) -> _Batch:
+        if self._connection is None:
+            self._connection = connect(self._path, busy_s=0)
+        connection = self._connection
+        self._begin(connection)
+        frontier, last_us = read_frontier(connection)
+        batch = _Batch(frontier, self._stamper.now_us(last_us))
+        for job in jobs:
+            batch.answers.append((job.future, self._apply(connection, batch, job)))
+        connection.executemany(_INSERT, batch.records)
+        connection.executemany("INSERT OR REPLACE INTO spine VALUES (?, ?)", batch.spine)
+        for evaluation, seq in batch.running:
+            if seq is None:
+                connection.execute("DELETE FROM running WHERE evaluation = ?", (evaluation,))
+            else:
+                connection.execute("INSERT OR IGNORE INTO running VALUES (?, ?)", (evaluation, seq))
+        connection.execute(
+            "UPDATE head SET frontier = ?, ts_us = ? WHERE one = 1", (batch.frontier.to_bytes(), batch.ts_us)
+        )
+        connection.execute("COMMIT")
+        return batch
+
+    def _begin(self, connection: apsw.Connection) -> None:
+        deadline = time.monotonic() + self._busy_s
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except apsw.BusyError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_TRY_S)
+            else:
+                return
+
+    def _apply(
+        self, connection: apsw.Connection, batch: _Batch, job: _Job
+    ) -> tuple[Record, ...] | StoreConflict | StoreUnavailable:
+        """Place one unit. A conflict is an answer, not an error: the rest of the batch goes on."""
+        try:
+            placed = self._place(batch, job)
+        except ValueError as error:
+            return unrecordable(error)
+        if job.saves and (conflict := self._save(connection, job.saves)):
+            return conflict
+        for draft, record in zip(job.drafts, placed, strict=True):
+            leaf = leaf_hash(record.data)
+            batch.frontier = batch.frontier.append(leaf)
+            batch.records.append(_columns(draft, record, leaf))
+            if batch.frontier.size % SPINE_STEP == 0:
+                batch.spine.append((batch.frontier.size, batch.frontier.nodes[-1]))
+            if record.kind in _ENDS and draft.facets.evaluation:
+                seq = record.seq if record.kind == "execution.started" else None
+                batch.running.append((draft.facets.evaluation, seq))
+        return placed
+
+    def _place(self, batch: _Batch, job: _Job) -> tuple[Record, ...]:
+        ts_us, seq = batch.ts_us, batch.frontier.size
+        return tuple(
+            place(draft, seq=seq + offset, id=self._stamper.id(ts_us), ts_us=ts_us)
+            for offset, draft in enumerate(job.drafts)
+        )
+
+    def _save(self, connection: apsw.Connection, saves: tuple[Save, ...]) -> StoreConflict | None:
+        connection.execute("SAVEPOINT unit")
+        for save in saves:
+            row = save.row
+            values = (row.version, row.state, row.lookup, row.body)
+            if save.expect:
+                connection.execute(_UPDATE_ROW, (*values, row.room, row.id, save.expect))
+            else:
+                connection.execute(_INSERT_ROW, (row.room, row.id, *values))
+            if connection.changes() != 1:
+                connection.execute("ROLLBACK TO unit")
+                connection.execute("RELEASE unit")
+                return conflict(save)
+        connection.execute("RELEASE unit")
+        return None
+
+    def _disconnect(self) -> None:
+        """Drop the connection and with it an open transaction. After a failed sync it must not be used again."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(apsw.Error):  # it is being given up; the error that counts was raised before
+                connection.close(True)
+
+
+def _columns(draft: Prepared, record: Record, leaf: bytes) -> tuple[_Cell, ...]:
+    found = draft.facets
+    return (
+        record.seq,
+        record.id,
+        record.kind,
+        record.trace_id or None,
+        record.ts_us,
+        found.user or None,
+        found.agent or None,
+        found.action or None,
+        found.outcome or None,
+        found.risk or None,
+        found.approval or None,
+        found.evaluation or None,
+        leaf,
+        record.data,
+    )
+
+
+def _refusal(error: Exception, path: Path) -> CheckreinError:
+    meant = trouble(error, path) if isinstance(error, apsw.Error) else error
+    if isinstance(meant, StoreUnavailable):
+        return meant
+    hint = meant.hint if isinstance(meant, CheckreinError) else f"check the disk of `{path}`"
+    refusal = StoreUnavailable(f"nothing was written: {str(meant) or type(meant).__name__}", hint=hint)
+    refusal.__cause__ = error
+    return refusal

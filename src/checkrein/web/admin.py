@@ -1,0 +1,88 @@
+"""What operators and monitors ask: is it alive, is it ready, what was recorded.
+
+`/api/v1/audit/records` and `/api/v1/activities` need a key that may `audit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from checkrein.model import BadRequest, Permission
+from checkrein.model.json import dumps, loads
+from checkrein.ports import RecordQuery
+from checkrein.services.audit import Audit
+from checkrein.web.guard import allow
+
+MAX_ROWS = 1000
+
+
+class Admin:
+    """`failing` names what is not in order right now; an empty tuple means ready."""
+
+    def __init__(self, audit: Audit, models: tuple[str, ...], failing: Callable[[], tuple[str, ...]]) -> None:
+        self._audit = audit
+        self._models = models
+        self._failing = failing
+
+    async def healthz(self, http: HttpRequest) -> Response:
+        """The process answers."""
+        return JSONResponse({"ok": True, "status": "live"})
+
+    async def readyz(self, http: HttpRequest) -> Response:
+        """503 while something would keep actions from being decided or recorded."""
+        failing = self._failing()
+        return JSONResponse({"ready": not failing, "failing": list(failing)}, status_code=503 if failing else 200)
+
+    async def models(self, http: HttpRequest) -> Response:
+        """The models that are named in the configuration; patterns such as `gpt-*` are not listed."""
+        allow(http.scope, Permission.CALL)
+        data = [{"id": model, "object": "model", "owned_by": "checkrein"} for model in self._models]
+        return JSONResponse({"object": "list", "data": data})
+
+    async def records(self, http: HttpRequest) -> Response:
+        """Records as JSON, newest first unless `order=asc`."""
+        allow(http.scope, Permission.AUDIT)
+        given = http.query_params
+        query = RecordQuery(
+            trace_id=given.get("trace_id", ""),
+            user=given.get("user", ""),
+            agent=given.get("agent", ""),
+            action=given.get("action", ""),
+            outcome=given.get("outcome", ""),
+            risk=given.get("risk", ""),
+            kinds=tuple(kind for kind in given.get("kind", "").split(",") if kind),
+            after_seq=_number(given.get("after_seq"), -1),
+            limit=_limit(given.get("limit")),
+            newest_first=given.get("order", "desc") != "asc",
+        )
+        return _json({"records": [loads(record.data) for record in self._audit.records(query)]})
+
+    async def activities(self, http: HttpRequest) -> Response:
+        """What happened, one row an action, newest first."""
+        allow(http.scope, Permission.AUDIT)
+        given = http.query_params
+        rows = self._audit.activities(user=given.get("user", ""), limit=_limit(given.get("limit")))
+        return _json({"activities": [msgspec.to_builtins(row) for row in rows]})
+
+
+def _json(value: object) -> Response:
+    return Response(dumps(value), media_type="application/json")
+
+
+def _number(text: str | None, default: int) -> int:
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or len(text) > 15:
+        raise BadRequest(f"`{text[:40]}` is not a number", hint="send digits")
+    return int(text)
+
+
+def _limit(text: str | None) -> int:
+    limit = _number(text, 100)
+    if not 0 < limit <= MAX_ROWS:
+        raise BadRequest(f"`limit` is not between 1 and {MAX_ROWS}", hint="page with `after_seq`")
+    return limit

@@ -1,0 +1,56 @@
+"""Reading a request's body: bounded in size and time."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.datastructures import Headers
+from starlette.types import Receive
+
+from checkrein.model import BadRequest
+
+#: seconds a caller may take to send a body; a slower one is cut off
+READ_TIMEOUT = 30.0
+
+
+class TooLarge(BadRequest):
+    """The body is over the limit. HTTP 413."""
+
+
+class Gone(ConnectionError):
+    """The caller left before the body was complete."""
+
+
+async def read(headers: Headers, receive: Receive, limit: int) -> bytes:
+    """The whole body; raises `TooLarge`, `BadRequest` when it takes too long, `Gone` when the caller left."""
+    length = headers.get("content-length", "")
+    if length.isdigit() and int(length) > limit:
+        raise _too_large(limit)
+    try:
+        async with asyncio.timeout(READ_TIMEOUT):
+            return await _all(receive, limit)
+    except TimeoutError as error:
+        raise BadRequest("the body took too long to arrive", hint="send it at once") from error
+
+
+async def _all(receive: Receive, limit: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Gone
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(
+        f"the body is larger than {limit} bytes",
+        hint="send less, or raise `server.max_body_bytes` in checkrein.toml",
+    )

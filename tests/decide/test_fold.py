@@ -1,0 +1,38 @@
+"""Text as matchers see it."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from checkrein.decide.fold import fold, image
+
+
+def test_case_width_accents_spacing_and_invisible_characters_fold_away() -> None:
+    assert fold("  Wíre\u200b \u00a0MONEY\n\ttoday ") == "wire money today"
+    assert fold("\uff37\uff29\uff32\uff25") == "wire"
+    assert fold("STRASSE") == fold("straße")
+
+
+def test_punctuation_becomes_ascii_and_sentence_ends_stay_sentence_ends() -> None:
+    assert fold("\u201ca\u201d \u2013 b\u3002c") == ",a, - b.c"
+
+
+def test_an_image_has_a_byte_for_each_visible_character() -> None:
+    assert image("plain") == (b"plain", None)
+    assert image("é日😀") == (b"\xe9\xe9\xb7", None)
+    assert image("a\u200bb") == (b"ab", [0, 2])
+
+
+@given(st.text())
+def test_offsets_of_an_image_point_into_the_text(text: str) -> None:
+    data, offsets = image(text)
+    places = list(range(len(text))) if offsets is None else offsets
+    assert len(places) == len(data)
+    assert places == sorted(set(places))
+    assert all(text[place] == chr(byte) for place, byte in zip(places, data, strict=True) if text[place].isascii())
+
+
+@given(st.text())
+def test_folding_twice_is_folding_once(text: str) -> None:
+    assert fold(fold(text)) == fold(text)

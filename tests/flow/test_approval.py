@@ -1,0 +1,153 @@
+"""An approval's life: who may vote, what ends it, and that it is left exactly once."""
+
+from __future__ import annotations
+
+import itertools
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from checkrein.flow.approval import (
+    TRANSITIONS,
+    Approval,
+    Event,
+    IllegalEvent,
+    State,
+    Vote,
+    VoteRefused,
+    move,
+    vote,
+)
+from checkrein.model import Factor, Level, Requirement, Subject
+
+DEADLINE = 1_000
+
+
+def approval(*factors: Factor) -> Approval:
+    return Approval(
+        id="apr_1",
+        version=1,
+        state=State.PENDING,
+        action={},
+        action_hash="hash",
+        requester=Subject("user", "alice"),
+        agent="bot",
+        requirement=Requirement(factors or (Factor(1, "finance"),), 60),
+        policies=("pay-large",),
+        reasons=("two finance approvers",),
+        risk=Level.RED,
+        factors=(),
+        labels=(),
+        bundle="sha256:b",
+        trace_id="t",
+        created_us=0,
+        deadline_us=DEADLINE,
+    )
+
+
+def by(voter: str, *roles: str, approve: bool = True, at_us: int = 1, action_hash: str = "hash") -> Vote:
+    return Vote(
+        voter=voter,
+        roles=roles or ("finance",),
+        approve=approve,
+        auth="local",
+        action_hash=action_hash,
+        shown="s",
+        at_us=at_us,
+    )
+
+
+def test_one_vote_of_one_is_enough():
+    after = vote(approval(), by("bob"))
+    assert (after.state, after.version, after.missing()) == (State.APPROVED, 2, ())
+
+
+def test_a_quorum_needs_different_people():
+    first = vote(approval(Factor(2, "finance")), by("bob"))
+    assert (first.state, first.missing()) == (State.PENDING, ("1 of finance",))
+    with pytest.raises(VoteRefused, match="voted already"):
+        vote(first, by("bob"))
+    assert vote(first, by("carol")).state is State.APPROVED
+
+
+def test_one_person_counts_for_one_factor():
+    both = vote(approval(Factor(1, "finance"), Factor(1, "security")), by("bob", "finance", "security"))
+    assert both.state is State.PENDING
+    assert len(both.missing()) == 1
+    assert vote(both, by("carol", "finance")).state is State.APPROVED
+
+
+def test_a_person_moves_to_the_factor_that_lets_others_count():
+    asked = approval(Factor(1, "finance"), Factor(1, "security"))
+    first = vote(asked, by("bob", "finance", "security"))
+    assert vote(first, by("carol", "security")).state is State.APPROVED
+
+
+def test_the_first_denial_ends_it():
+    after = vote(approval(Factor(2, "finance")), by("bob", approve=False))
+    assert after.state is State.DENIED
+    with pytest.raises(IllegalEvent):
+        vote(after, by("carol"))
+
+
+@pytest.mark.parametrize(
+    ("cast", "code"),
+    [
+        (by("alice"), "own_request"),
+        (by("bot"), "own_request"),
+        (by("bob", "marketing"), "wrong_role"),
+        (by("bob", action_hash="other"), "stale_hash"),
+    ],
+)
+def test_votes_that_do_not_count_are_refused_with_their_reason(cast: Vote, code: str):
+    with pytest.raises(VoteRefused) as refused:
+        vote(approval(), cast)
+    assert refused.value.code == code
+
+
+def test_the_deadline_is_checked_at_the_vote():
+    with pytest.raises(IllegalEvent, match="expired"):
+        vote(approval(), by("bob", at_us=DEADLINE))
+
+
+def test_an_approval_past_its_deadline_shows_as_expired_before_anyone_swept():
+    assert approval().status(DEADLINE) is State.EXPIRED
+    assert approval().status(DEADLINE - 1) is State.PENDING
+
+
+@pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))
+def test_an_event_moves_it_as_the_table_says_or_changes_nothing(state: State, event: Event):
+    before = msgspec.structs.replace(approval(), state=state)
+    if event in TRANSITIONS[state]:
+        after = move(before, event, 7)
+        assert after.state is TRANSITIONS[state][event]
+        assert after.version == before.version + 1
+        assert bool(after.ended_us) is (not TRANSITIONS[after.state])
+    else:
+        with pytest.raises(IllegalEvent):
+            move(before, event, 7)
+
+
+PEOPLE = st.sampled_from(["alice", "bob", "carol", "dave"])
+ROLES = st.lists(st.sampled_from(["finance", "security", "legal"]), unique=True, min_size=1)
+VOTES = st.builds(lambda voter, roles, approve: by(voter, *roles, approve=approve), PEOPLE, ROLES, st.booleans())
+
+
+@given(st.lists(VOTES, max_size=8))
+def test_approved_means_that_every_factor_has_its_own_people(votes: list[Vote]):
+    asked = approval(Factor(2, "finance"), Factor(1, "security"))
+    for cast in votes:
+        try:
+            asked = vote(asked, cast)
+        except (VoteRefused, IllegalEvent):
+            continue
+    people = [cast for cast in asked.votes if cast.approve]
+    enough = any(
+        all("finance" in person.roles for person in chosen[:2]) and "security" in chosen[2].roles
+        for chosen in itertools.permutations(people, 3)
+    )
+    denied = any(not cast.approve for cast in asked.votes)
+    assert (asked.state is State.APPROVED) is (enough and not denied)
+    assert "alice" not in [cast.voter for cast in asked.votes]

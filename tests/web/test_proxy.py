@@ -1,0 +1,228 @@
+"""`/v1/chat/completions` as its callers see it, with a real server on both sides and a model that counts."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+
+from checkrein.compose import System
+from checkrein.flow.approval import State
+from checkrein.model import StoreUnavailable
+from checkrein.ports import RecordQuery, Unit
+from fakes import FakeModel
+
+CHAT = "/v1/chat/completions"
+
+
+def body(text: str, **more: object) -> dict[str, Any]:
+    return {"model": "m", "messages": [{"role": "user", "content": text}], **more}
+
+
+@pytest.fixture
+async def http(server: str, key: str) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(server, headers={"authorization": f"Bearer {key}"}) as session:
+        yield session
+
+
+def kinds(system: System, trace_id: str) -> list[str]:
+    return [record.kind for record in system.store.records(RecordQuery(trace_id=trace_id))]
+
+
+async def test_a_green_prompt_is_forwarded_byte_for_byte_and_recorded(
+    system: System, http: aiohttp.ClientSession, model: FakeModel
+):
+    sent = b'{ "model":"m", "temperature": 0.70, "messages":[{"role":"user","content":"hi"}] }'
+    async with http.post(CHAT, data=sent) as reply:
+        answer = await reply.json()
+    assert (reply.status, answer["choices"][0]["message"]["content"]) == (200, "hello")
+    assert model.raw == [sent]
+    assert kinds(system, reply.headers["x-checkrein-trace-id"]) == [
+        "decision",
+        "execution.started",
+        "execution.finished",
+    ]
+
+
+async def test_the_credential_is_injected_and_the_callers_key_stays_here(
+    http: aiohttp.ClientSession, model: FakeModel, key: str
+):
+    async with http.post(CHAT, json=body("hi"), headers={"cookie": "a=b", "x-api-key": "mine"}):
+        pass
+    assert model.headers[0]["authorization"] == "Bearer sk-upstream"
+    assert key not in json.dumps(model.headers[0])
+    assert not {"cookie", "x-api-key"} & set(model.headers[0])
+
+
+async def test_no_upstream_call_without_a_prior_durable_record(
+    system: System, http: aiohttp.ClientSession, model: FakeModel
+):
+    seen: list[list[str]] = []
+    model.witness = lambda headers: seen.append(kinds(system, headers["traceparent"].split("-")[1]))
+    for text in ("hi", "transfer funds now", "send an email to all", "write to a@example.com"):
+        async with http.post(CHAT, json=body(text)):
+            pass
+    assert model.calls == 2
+    assert seen == [["decision", "execution.started"]] * 2
+
+
+async def test_a_store_that_refuses_means_503_and_no_upstream_call(
+    system: System, http: aiohttp.ClientSession, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(unit: Unit) -> None:
+        raise StoreUnavailable("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(system.store, "commit", refuse)
+        async with http.post(CHAT, json=body("hi")) as reply:
+            error = (await reply.json())["error"]
+        assert (reply.status, error["code"], reply.headers["retry-after"]) == (503, "record_unavailable", "1")
+        assert model.calls == 0
+    async with http.post(CHAT, json=body("hi")) as reply:
+        assert reply.status == 200
+
+
+async def test_a_denied_prompt_is_refused_in_openais_words(http: aiohttp.ClientSession, model: FakeModel):
+    async with http.post(CHAT, json=body("Transfer  FUNDS to ACME")) as reply:
+        error = (await reply.json())["error"]
+    assert (reply.status, error["type"], error["code"]) == (403, "policy_denied", "denied")
+    assert error["checkrein"]["policies"] == ["no-transfers"]
+    assert "draft the transfer" in error["message"]
+    assert reply.headers["x-checkrein-trace-id"] == error["checkrein"]["trace_id"]
+    assert model.calls == 0
+
+
+async def test_a_reviewed_prompt_waits_runs_once_when_approved_and_asks_again(
+    system: System, http: aiohttp.ClientSession, model: FakeModel
+):
+    async with http.post(CHAT, json=body("send an email to all")) as reply:
+        error = (await reply.json())["error"]
+    assert (reply.status, error["code"], reply.headers["retry-after"]) == (403, "approval_required", "5")
+    system.approvals.vote(error["approval_id"], voter="bob", roles=("finance",), approve=True, auth="local")
+    async with http.post(CHAT, json=body("send an email to ALL")) as changed:
+        assert changed.status == 403
+    assert model.calls == 0
+    async with http.post(CHAT, json=body("send an email to all")) as reply:
+        assert reply.status == 200
+    assert system.approvals.get(error["approval_id"]).state is State.USED
+    async with http.post(CHAT, json=body("send an email to all")) as reply:
+        assert reply.status == 403
+    assert model.calls == 1
+
+
+async def test_asking_for_a_stream_does_not_make_it_another_action(
+    system: System, http: aiohttp.ClientSession, model: FakeModel
+):
+    async with http.post(CHAT, json=body("send an email to all")) as reply:
+        approval_id = (await reply.json())["error"]["approval_id"]
+    system.approvals.vote(approval_id, voter="bob", roles=("finance",), approve=True, auth="local")
+    async with http.post(CHAT, json=body("send an email to all", stream=True)) as reply:
+        assert reply.status == 200
+
+
+async def test_the_model_sees_placeholders_only(http: aiohttp.ClientSession, model: FakeModel):
+    async with http.post(CHAT, json=body("write to jane.doe@example.com", user="jane.doe@example.com")) as reply:
+        assert reply.headers["x-checkrein-outcome"] == "allow_with_redaction"
+    assert model.bodies[0]["messages"][0]["content"] == "write to <EMAIL_1>"
+    assert b"jane.doe" not in model.raw[0]
+
+
+async def test_a_stream_passes_through_and_its_end_is_recorded_before_its_last_part(
+    system: System, http: aiohttp.ClientSession, model: FakeModel
+):
+    model.stream = [b'data: {"n":1}\n\n', b'data: {"n":2}\n\n', b"data: [DONE]\n\n"]
+    async with http.post(CHAT, json=body("hi", stream=True)) as reply:
+        parts = [part async for part in reply.content.iter_any()]
+        trace_id = reply.headers["x-checkrein-trace-id"]
+    assert b"".join(parts) == b"".join(model.stream)
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    assert kinds(system, trace_id)[-1] == "execution.finished"
+
+
+async def test_the_official_client_works_plain_and_streaming(server: str, key: str, model: FakeModel):
+    async with openai.AsyncOpenAI(base_url=f"{server}/v1", api_key=key, max_retries=0) as client:
+        answer = await client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
+        assert answer.choices[0].message.content == "hello"
+        chunk = '{"id":"c","object":"chat.completion.chunk","created":0,"model":"m","choices":'
+        model.stream = [
+            f'data: {chunk}[{{"index":0,"delta":{{"content":"{word}"}},"finish_reason":null}}]}}\n\n'.encode()
+            for word in ("one", "two")
+        ] + [b"data: [DONE]\n\n"]
+        stream = await client.chat.completions.create(
+            model="m", messages=[{"role": "user", "content": "hi"}], stream=True
+        )
+        assert [part.choices[0].delta.content async for part in stream] == ["one", "two"]
+        with pytest.raises(openai.PermissionDeniedError) as denied:
+            await client.chat.completions.create(model="m", messages=[{"role": "user", "content": "transfer funds"}])
+        assert denied.value.code == "denied"
+
+
+async def test_when_the_caller_leaves_the_upstream_call_is_dropped_and_recorded_as_cancelled(
+    system: System, server: str, key: str, model: FakeModel
+):
+    model.stream = [b"data: 1\n\n"] * 50_000
+    headers = {"authorization": f"Bearer {key}"}
+    async with aiohttp.ClientSession(server, headers=headers) as leaving:
+        reply = await leaving.post(CHAT, json=body("hi", stream=True))
+        await reply.content.readany()
+        trace_id = reply.headers["x-checkrein-trace-id"]
+        reply.close()
+    async with asyncio.timeout(10):
+        while kinds(system, trace_id)[-1] != "execution.finished":
+            await asyncio.sleep(0.01)
+    *_, last = system.store.records(RecordQuery(trace_id=trace_id))
+    assert last.body["status"] == "cancelled"
+
+
+async def test_an_upstreams_error_is_passed_on_and_recorded_as_failed(
+    system: System, http: aiohttp.ClientSession, model: FakeModel
+):
+    model.status, model.answer = 429, b'{"error":{"message":"slow down"}}'
+    async with http.post(CHAT, json=body("hi")) as reply:
+        assert (reply.status, await reply.json()) == (429, {"error": {"message": "slow down"}})
+    *_, last = system.store.records(RecordQuery(trace_id=reply.headers["x-checkrein-trace-id"]))
+    assert (last.body["status"], last.body["error"]) == ("failed", "http_429")
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"{", "not JSON"),
+        (b"[]", "not a JSON object"),
+        (b'{"model":"m","model":"n","messages":[{"role":"user"}]}', "twice"),
+        (b'{"messages":[{"role":"user","content":"hi"}]}', "`model`"),
+        (b'{"model":"m"}', "`messages`"),
+        (b'{"model":"m","messages":[]}', "`messages`"),
+        (b'{"model":"m","messages":["hi"]}', "`role`"),
+        (b'{"model":"m","messages":[{"role":"user","content":"hi"}],"stream":"yes"}', "`stream`"),
+        (b'{"model":"m","n":NaN,"messages":[{"role":"user","content":"hi"}]}', "NaN"),
+        (b"\xff\xfe", "UTF-8"),
+        (b'{"a":' * 500 + b"1" + b"}" * 500, "nested"),
+    ],
+)
+async def test_bad_input_is_a_plain_400_and_reaches_nobody(
+    http: aiohttp.ClientSession, model: FakeModel, data: bytes, says: str
+):
+    async with http.post(CHAT, data=data) as reply:
+        error = (await reply.json())["error"]
+    assert (reply.status, error["type"]) == (400, "invalid_request_error")
+    assert says in error["message"]
+    assert model.calls == 0
+
+
+async def test_a_body_over_the_limit_is_413(http: aiohttp.ClientSession, model: FakeModel):
+    async with http.post(CHAT, data=io.BytesIO(b"x" * (10 * 1024 * 1024))) as reply:
+        assert reply.status == 413
+        assert "max_body_bytes" in (await reply.json())["error"]["message"]
+    assert model.calls == 0
+
+
+async def test_a_model_that_nobody_serves_is_404(folder: Any, system: System, http: aiohttp.ClientSession):
+    async with http.get("/v1/models") as reply:
+        assert await reply.json() == {"object": "list", "data": []}
