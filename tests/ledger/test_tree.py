@@ -106,6 +106,7 @@ def test_no_other_leaf_place_size_or_proof_is_accepted(size: int, data: st.DataO
         (head, index, leaf_hash(b"other"), proof),
         (head, other, leaves[index], proof),
         (Head(size, leaf_hash(b"root")), index, leaves[index], proof),
+        (Head(2 * size, head.root), index, leaves[index], proof),
         (head, index, leaves[index], [*proof, leaf_hash(b"more")]),
     ]
     if proof:

@@ -20,7 +20,7 @@ from checkrein.ledger.verify import Report
 from checkrein.model import LedgerInvalid
 from checkrein.ports import RecordQuery, Unit
 from checkrein.services.audit import Audit
-from checkrein.storage.database import SPINE_STEP
+from checkrein.storage.database import SPINE_STEP, frontier_at
 from checkrein.storage.files import DataDir
 from checkrein.storage.sqlite import SqliteStore
 
@@ -129,6 +129,17 @@ def test_a_checkpoint_grows_across_many_spine_nodes(open_sqlite: Open, made: Mad
     assert audit(data).problems == ()
 
 
+def test_the_tree_at_any_size_comes_from_the_spine(open_sqlite: Open, made: Made, data: Path) -> None:
+    store = open_sqlite()
+    store.commit(made.unit(*["x"] * (7 * SPINE_STEP + 5))).result()
+    hashes = [leaf_hash(record.data) for record in store.records(ALL)]
+    raw = apsw.Connection(str(data / "ledger.db"))
+    for size in (0, 1, 255, 256, 257, 512, 768, 1000, 1024, 1536, 1792, 1797):
+        assert frontier_at(raw, size) == Frontier().extend(hashes[:size])
+    assert frontier_at(raw, 1798) is None
+    raw.close()
+
+
 def test_a_wrong_spine_is_noticed_and_done_without(open_sqlite: Open, made: Made, data: Path) -> None:
     store = open_sqlite()
     store.commit(made.unit(*["x"] * (2 * SPINE_STEP + 3))).result()
@@ -231,8 +242,8 @@ def rewrite(raw: apsw.Connection) -> None:
     for seq in range(8, 20):
         record = encode(Draft("x", "", {}), seq=seq, id=f"rec_{seq}", ts_us=2_000_000_000_000_000)
         raw.execute(
-            "UPDATE record SET id=?, kind='x', trace_id=NULL, ts_us=?, user=NULL, agent=NULL, action=NULL, outcome=NULL,"
-            " risk=NULL, approval=NULL, evaluation=NULL, data=? WHERE seq = ?",
+            "UPDATE record SET kind = 'x', trace_id = NULL, user = NULL, agent = NULL, action = NULL, outcome = NULL,"
+            " risk = NULL, evaluation = NULL, id = ?, ts_us = ?, data = ? WHERE seq = ?",
             (record.id, record.ts_us, record.data, seq),
         )
     reseal(raw)
@@ -241,7 +252,7 @@ def rewrite(raw: apsw.Connection) -> None:
 def append(raw: apsw.Connection) -> None:
     record = encode(Draft("x", "", {}), seq=20, id="rec_20", ts_us=2_000_000_000_000_000)
     values = (20, record.id, "x", None, record.ts_us, *[None] * 7, leaf_hash(record.data), record.data)
-    raw.execute(f"INSERT INTO record VALUES ({','.join('?' * 14)})", values)
+    raw.execute("INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
 
 TAMPERINGS = {
@@ -289,6 +300,26 @@ def test_a_store_does_not_start_on_a_ledger_that_does_not_extend_its_checkpoint(
         open_sqlite()
     assert "checkrein audit verify" in caught.value.hint
     assert signed(written) == before
+
+
+@pytest.mark.parametrize(
+    "change", ["UPDATE record SET leaf = zeroblob(32) WHERE seq = 21", "DELETE FROM record WHERE seq = 21"]
+)
+def test_records_after_the_checkpoint_must_fit_the_head(
+    change: str, written: Path, open_sqlite: Open, made: Made
+) -> None:
+    shutil.copy(written / "checkpoint", written / "kept")
+    store = open_sqlite()
+    write(store, made, 3)
+    store.close()
+    (written / "kept").replace(written / "checkpoint")
+    raw = apsw.Connection(str(written / "ledger.db"))
+    raw.execute("DROP TRIGGER record_stays; DROP TRIGGER record_remains")
+    raw.execute(change)
+    raw.close()
+    with pytest.raises(LedgerInvalid, match="do not extend the checkpoint of 20"):
+        open_sqlite()
+    assert audit(written).first_bad == 21
 
 
 def test_a_ledger_restored_from_an_older_copy_is_refused(

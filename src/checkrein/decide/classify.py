@@ -18,7 +18,8 @@ from checkrein.decide.patterns import PatternSet
 from checkrein.decide.provenance import Provenance
 from checkrein.model import Request, Risk
 from checkrein.model.risk import RED_FROM
-from checkrein.policy.manifest import Effect, Manifest, Manifests
+from checkrein.policy.effect import Effect
+from checkrein.policy.manifest import Manifest, Manifests
 
 _EFFECT_SCORE = {
     Effect.READ: 0,

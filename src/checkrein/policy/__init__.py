@@ -1,14 +1,23 @@
 """Policy-as-code: Cedar files and tool manifests become one immutable, compiled bundle.
 
-`manifest`  `tools.yaml`: what a tool is (effects, arguments, limits, intents)
-`schema`    the Cedar schema that follows from the manifests
-`cedar`     Cedar text -> policies: strict parsing, annotations, problems with file, line and hint
-`compile`   policies -> Python closures at load; Cedar's semantics with errors kept
-`engine`    `PolicySet.evaluate`: the four outcomes, the determining and the erring policies
-`entities`  entities in Cedar's JSON form
-`bundle`    a governance folder read, checked and known by its SHA-256 digest
-`cases`     policy tests (`tests/*.yaml`)
+What people write:
+`manifest`    `tools.yaml`: what a tool is (effects, arguments, limits, intents)
+`effect`      effect classes, and what the name of an undeclared tool tells
+`schema`      the Cedar schema and the action entities that follow from the manifests
+`cedar`       Cedar text -> policies: duties from annotations, problems with file, line and hint
+`cases`       policy tests (`tests/*.yaml`)
+`bundle`      a governance folder checked as a whole and known by its SHA-256 digest
 
-Reading a folder is the only disk access, in `bundle`. What a request's risk is, and which facts it has, is
-`decide`'s business. Start with `engine`, then `bundle`.
+How it is decided:
+`engine`      `PolicySet.evaluate`: the four outcomes, the determining and the erring policies
+`compile`     policies -> closures at load; `expression` walks Cedar's JSON form, `operators` and `hierarchy`
+              know what each operator does, `node` is what they make
+`values`      Cedar's values; `extension` has decimal, ipaddr, datetime, duration
+`entities`    entities in Cedar's JSON form
+`failure`     why an expression has no value
+
+Where things stand in a file: `source` (YAML), `tokens` (Cedar).
+
+Values in, values out: a folder is read elsewhere and handed in as bytes. What a request's risk is, and which facts
+it has, is `decide`'s business. Start with `engine`, then `bundle`.
 """

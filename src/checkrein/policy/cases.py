@@ -12,6 +12,7 @@ tests:
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import re
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ from checkrein.model import (
     Subject,
 )
 from checkrein.model.request import PROMPT
-from checkrein.policy.source import Document, Path, kind_of, read_yaml
+from checkrein.policy.source import Checker, Path, kind_of, problem, read_yaml
 
 #: Monday, 5 January 2026, 12:00 UTC: tests never read a clock
 NOW = "2026-01-05T12:00:00Z"
@@ -112,23 +113,14 @@ class _WrongError(Exception):
     """The case cannot be read; the problem stands in the list already."""
 
 
-class _Reader:
-    def __init__(self, document: Document) -> None:
-        self.document = document
-        self.problems = list(document.problems)
-        self.now_us = 0
+class _Reader(Checker):
+    """Reads a case wholly or, at its first problem, not at all."""
 
-    def complain(self, path: Path, message: str, hint: str) -> None:
-        self.problems.append(self.document.problem(path, message, hint))
+    now_us = 0
 
     def wrong(self, path: Path, message: str, hint: str) -> _WrongError:
         self.complain(path, message, hint)
         return _WrongError()
-
-    def members(self, value: dict[str, object], path: Path, known: tuple[str, ...]) -> None:
-        for name in value:
-            if name not in known:
-                self.complain((*path, name), f"unknown member `{name[:80]}`", f"known: {', '.join(known)}")
 
     def mapping(self, value: object, path: Path, hint: str) -> dict[str, object]:
         if isinstance(value, dict):
@@ -152,21 +144,17 @@ class _Reader:
                 self.complain((), "the file has no list `tests`", "start it with `tests:`")
             return ()
         self.members(value, (), ("now", "tests"))
-        try:
+        with contextlib.suppress(_WrongError):
             self.now_us = self.time(value.get("now", NOW), ("now",))
-        except _WrongError:
-            self.now_us = 0
         cases: list[Case] = []
         for index, item in enumerate(value["tests"]):
-            try:
+            with contextlib.suppress(_WrongError):
                 cases.append(self.case(item, ("tests", index)))
-            except _WrongError:
-                continue
         names: dict[str, Case] = {}
         for case in cases:
             if names.setdefault(case.name, case) is not case:
                 message = f"the name `{case.name[:80]}` stands twice"
-                self.problems.append(f"{case.place}: {message} (give each test its own)")
+                self.problems.append(problem(case.place, message, "give each test its own"))
         return tuple(cases)
 
     def time(self, value: object, path: Path) -> int:

@@ -1,8 +1,8 @@
 """Cedar text to `Policy` values: parsed by `cedarpy`, duties read from annotations, problems with places.
 
 A policy's id is its `@id`, else Cedar's own name for it (`policy0`, `policy1`, ...). A `forbid` may carry a
-duty: `@outcome("require_review")` with `@approvers` and `@expires`, or `@outcome("redact")` with `@redact`. An
-engine that does not know duties reads them as plain forbids, so it denies where this one reviews or redacts.
+duty: `@outcome("require_review")` with `@approvers` and `@expires`, or `@outcome("redact")` with `@redact`.
+An engine that does not know duties reads them as plain forbids: it denies where this one reviews or redacts.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ def duplicates(policies: Sequence[Policy]) -> tuple[str, ...]:
 
 
 def validate(text: str, file: str, schema: cedarpy.Schema) -> tuple[str, ...]:
-    """Cedar's strict validation of one file that parses; each error is a problem with the line of its policy."""
+    """Cedar's strict validation of a file that parses, each error with the line of its policy."""
     parts = segments(text)
     problems = []
     for error in cedarpy.validate_policies(text, schema).errors:

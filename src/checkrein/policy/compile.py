@@ -9,8 +9,11 @@ import cedarpy
 import msgspec
 
 from checkrein.policy.cedar import Kind, Policy
-from checkrein.policy.expression import Env, Est, NotCompiled, Test, condition, every, is_in
+from checkrein.policy.expression import Est, NotCompiled, condition
 from checkrein.policy.failure import EvaluationError
+from checkrein.policy.hierarchy import is_in
+from checkrein.policy.node import Env, Test
+from checkrein.policy.operators import every, negation
 from checkrein.policy.values import Uid, to_json
 
 
@@ -50,7 +53,7 @@ def _tests(est: Est) -> list[Test]:
     tests += _scope("resource", cast("Est", est["resource"]))
     for clause in cast("Sequence[Est]", est["conditions"]):
         body = condition(clause["body"])
-        tests += body if clause["kind"] == "when" else (_negated(every(body)),)
+        tests += body if clause["kind"] == "when" else [negation(every(body))]
     return tests
 
 
@@ -85,10 +88,6 @@ def _action_scope(est: Est) -> ActionScope:
         return ActionScope(frozenset([Uid.from_json(est["entity"])]), exact=True)
     named = cast("Sequence[object]", est["entities"]) if "entities" in est else [est["entity"]]
     return ActionScope(frozenset([Uid.from_json(item) for item in named]))
-
-
-def _negated(test: Test) -> Test:
-    return lambda env: not test(env)
 
 
 def _scope(variable: str, est: Mapping[str, object]) -> list[Test]:

@@ -1,8 +1,8 @@
 """`PolicySet.evaluate`: the four outcomes, the policies that determined them, the policies that erred.
 
 No satisfied permit: DENY. Any plain forbid: DENY. Else any review: REQUIRE_REVIEW. Else any redaction:
-ALLOW_WITH_REDACTION. Else ALLOW. Where Cedar skips a policy that errs, this does not: an erring forbid denies,
-and an erring review or redaction denies whatever would otherwise run. An erring permit grants nothing.
+ALLOW_WITH_REDACTION. Else ALLOW. Where Cedar skips a policy that errs, this does not: an erring forbid
+denies, and an erring review or redaction denies whatever would otherwise run. An erring permit grants nothing.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from checkrein.model import BadRequest, Outcome, PolicyInvalid
 from checkrein.policy.cedar import Kind, Policy, duplicates, read_policies, validate
 from checkrein.policy.compile import Compiled, compile_policy
 from checkrein.policy.entities import Entities, Entity
-from checkrein.policy.expression import Env
 from checkrein.policy.failure import EvaluationError
+from checkrein.policy.node import Env
 from checkrein.policy.values import Uid, from_json
 
 #: what a uid, a context or a set of entities may be handed in as

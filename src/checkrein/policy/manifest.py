@@ -8,7 +8,6 @@ wants it. A tool without a manifest is judged by the verb in its name; without a
 from __future__ import annotations
 
 import enum
-import itertools
 import re
 from collections.abc import Callable, Mapping
 from typing import cast
@@ -16,19 +15,10 @@ from typing import cast
 import msgspec
 
 from checkrein.model import PolicyInvalid
-from checkrein.policy.source import Document, Path, kind_of, read_yaml
+from checkrein.policy.effect import Effect, effects_of_name
+from checkrein.policy.source import Checker, Path, kind_of, read_yaml
 
 MAX_NAME = 128
-
-
-class Effect(enum.StrEnum):
-    """What a call does: `external` acts on people or systems outside, `egress` sends data out."""
-
-    READ = "read"
-    WRITE = "write"
-    EXTERNAL = "external"
-    EGRESS = "egress"
-    IRREVERSIBLE = "irreversible"
 
 
 class Trust(enum.StrEnum):
@@ -114,46 +104,6 @@ class Resolved(msgspec.Struct, frozen=True):
         return bool(self.effects)
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-#: the verb an undeclared tool's name starts with -> its effects
-_VERBS: Mapping[Effect, frozenset[str]] = {
-    Effect.READ: _words(
-        "get list read search find fetch lookup query show view describe count check inspect browse retrieve"
-    ),
-    Effect.WRITE: _words(
-        "create update write set add put edit modify insert append save rename move copy upsert patch"
-    ),
-    Effect.EXTERNAL: _words(
-        "send post email notify publish message share tweet call invite forward reply broadcast submit"
-    ),
-    Effect.EGRESS: _words("upload export sync push"),
-    Effect.IRREVERSIBLE: _words(
-        "delete remove drop destroy purge erase wipe truncate transfer pay wire refund charge buy purchase "
-        "exec execute run shell eval kill terminate shutdown revoke grant deploy merge approve sign"
-    ),
-}
-_EFFECT_OF = {verb: effect for effect, verbs in _VERBS.items() for verb in verbs}
-_SEGMENT = re.compile(r"__|[./:]")
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
-_JOINERS = frozenset({"and", "then", "or"})
-
-
-def effects_of_name(name: str) -> tuple[Effect, ...]:
-    """Effects told from the verbs of a name: the first word of each segment, and every word after an "and".
-
-    `github__get_issue` reads; `get_and_delete_user` also is irreversible; `frobnicate` is unknown: `()`.
-    """
-    found: set[Effect] = set()
-    for segment in _SEGMENT.split(name):
-        words = [word.lower() for word in _WORD.findall(segment)]
-        verbs = words[:1] + [after for word, after in itertools.pairwise(words) if word in _JOINERS]
-        found.update(_EFFECT_OF[verb] for verb in verbs if verb in _EFFECT_OF)
-    return tuple(effect for effect in Effect if effect in found)
-
-
 class Manifests(msgspec.Struct, frozen=True):
     """Every declared tool, by name."""
 
@@ -213,15 +163,8 @@ _ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 _MEMBERS = ("effects", "input", "control", "limits", "output", "intents", "labels", "description")
 
 
-class _Checker:
-    """Walks the plain YAML value of one file; every complaint has the line of its value."""
-
-    def __init__(self, document: Document) -> None:
-        self.document = document
-        self.problems = list(document.problems)
-
-    def complain(self, path: Path, message: str, hint: str) -> None:
-        self.problems.append(self.document.problem(path, message, hint))
+class _Reader(Checker):
+    """Reads what can be read, and complains of the rest."""
 
     def mapping(self, value: object, path: Path, hint: str) -> dict[str, object]:
         if isinstance(value, dict):
@@ -241,11 +184,6 @@ class _Checker:
             else:
                 self.complain((*path, index), f"`{path[-1]}` holds {kind_of(item)}, not text", hint)
         return tuple(found)
-
-    def members(self, value: dict[str, object], path: Path, known: tuple[str, ...]) -> None:
-        for name in value:
-            if name not in known:
-                self.complain((*path, name), f"unknown member `{name[:80]}`", f"known: {', '.join(known)}")
 
     def manifest(self, name: str, value: object, path: Path) -> Manifest | None:
         if not _NAME.fullmatch(name) or len(name) > MAX_NAME:
@@ -355,18 +293,18 @@ class _Checker:
 
 def read_manifests(data: bytes, file: str) -> tuple[Manifests, tuple[str, ...]]:
     """The manifests that can be read, and every problem, one line each."""
-    checker = _Checker(read_yaml(data, file))
-    value = checker.document.value
+    reader = _Reader(read_yaml(data, file))
+    value = reader.document.value
     if value is None:
-        return Manifests(), tuple(checker.problems)
+        return Manifests(), tuple(reader.problems)
     if not isinstance(value, dict):
-        checker.complain((), f"the file is {kind_of(value)}, not a mapping", "start it with `tools:`")
-        return Manifests(), tuple(checker.problems)
-    checker.members(value, (), ("tools",))
+        reader.complain((), f"the file is {kind_of(value)}, not a mapping", "start it with `tools:`")
+        return Manifests(), tuple(reader.problems)
+    reader.members(value, (), ("tools",))
     tools: dict[str, Manifest] = {}
     if "tools" in value and value["tools"] is not None:
-        for name, item in checker.mapping(value["tools"], ("tools",), "write one tool per key").items():
-            manifest = checker.manifest(name, item, ("tools", name))
+        for name, item in reader.mapping(value["tools"], ("tools",), "write one tool per key").items():
+            manifest = reader.manifest(name, item, ("tools", name))
             if manifest is not None:
                 tools[name] = manifest
-    return Manifests(tools), tuple(checker.problems)
+    return Manifests(tools), tuple(reader.problems)

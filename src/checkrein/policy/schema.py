@@ -93,7 +93,7 @@ def schema_text(manifests: Manifests) -> str:
     """The schema in Cedar's syntax.
 
     Besides the declared tools it has one action for each effect class, standing for the tools without a
-    manifest, so a policy about `Action::"irreversible"` is checked even where no declared tool is of that kind.
+    manifest, so a policy about `Action::"irreversible"` is checked even where no declared tool is one.
     """
     groups = ", ".join(_quoted(str(group)) for group in GROUPS)
     parts = [_ENTITIES, f"action {groups};\n", _action(PROMPT, ["llm"], "Model", PROMPT_INPUT, ())]

@@ -7,6 +7,7 @@ twice, a tag and a key that is not text are problems. Anchors work, within `MAX_
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import yaml
@@ -131,3 +132,20 @@ def kind_of(value: object) -> str:
     names = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
     names |= {list: "a list", dict: "a mapping", type(None): "nothing"}
     return names.get(type(value), "something else")
+
+
+class Checker:
+    """Collects the problems of one document; each has the line of the value it is about."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.problems = list(document.problems)
+
+    def complain(self, path: Path, message: str, hint: str) -> None:
+        self.problems.append(problem(self.document.place(*path), message, hint))
+
+    def members(self, value: Mapping[str, object], path: Path, known: Sequence[str]) -> None:
+        """Complain of every member that is not known: a misspelt one would have no effect."""
+        for name in value:
+            if name not in known:
+                self.complain((*path, name), f"unknown member `{name[:80]}`", f"known: {', '.join(known)}")

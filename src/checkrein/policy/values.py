@@ -1,8 +1,8 @@
 """Cedar's values in Python, and the JSON form they arrive in.
 
-bool, long (`int` within 64 bits), string (`str`), entity (`Uid`), record (`dict`), set (`frozenset` of `key`s)
-and the extension types of `extension`. Python holds `True == 1`, Cedar does not: whatever is compared or put
-into a set goes through `key` first.
+bool, long (`int` within 64 bits), string (`str`), entity (`Uid`), record (`dict`), set (`frozenset` of keys) and
+the extension types of `extension`. Python holds `True == 1`, Cedar does not: whatever is compared or put into a
+set goes through `key` first.
 """
 
 from __future__ import annotations

@@ -210,7 +210,7 @@ def _jsonl(records: Iterator[Record]) -> Iterator[str]:
 
 def _csv(records: Iterator[Record]) -> Iterator[str]:
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    writer = csv.writer(buffer, lineterminator="\r\n")
 
     def line(cells: tuple[str, ...]) -> str:
         writer.writerow([f"'{cell}" if cell.startswith(_FORMULA) else cell for cell in cells])

@@ -1,0 +1,104 @@
+"""kill -9 of a process that writes under many callers: nothing acknowledged is missing, and the tree verifies."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from checkrein.ports import RecordQuery
+from checkrein.services.audit import Audit
+from checkrein.services.recovery import recover
+from checkrein.storage.sqlite import SqliteStore
+
+ROUNDS = 200 if os.environ.get("CHECKREIN_DEEP") else 12
+CALLERS = 64
+
+CHILD = """
+import itertools, os, sys, threading, time
+from pathlib import Path
+from checkrein.ledger import Draft
+from checkrein.ports import Unit
+from checkrein.storage.sqlite import SqliteStore
+
+class Clock:
+    def now_us(self): return time.time_ns() // 1000
+
+store = SqliteStore(Path(sys.argv[1]), Clock(), checkpoint_every=50)
+numbers = itertools.count()
+
+def call():
+    for number in numbers:
+        name = f"{sys.argv[2]}.{number}"
+        ids = {"evaluation_id": name}
+        decision = Draft("decision", name, {"decision": {**ids, "outcome": "allow"}})
+        started = Draft("execution.started", name, {**ids, "owner": store.owner_token()})
+        store.commit(Unit((decision, started))).result()
+        os.write(1, f"S {name}\\n".encode())
+        store.commit(Unit((Draft("execution.finished", name, {**ids, "status": "ok"}),))).result()
+        os.write(1, f"F {name}\\n".encode())
+
+for _ in range(int(sys.argv[3])):
+    threading.Thread(target=call, daemon=True).start()
+threading.Event().wait()
+"""
+
+
+class Clock:
+    def now_us(self) -> int:
+        return time.time_ns() // 1000
+
+
+def killed_after(lines: int, data: Path, name: str) -> set[str]:
+    """Run a writer and kill it once it has acknowledged so many writes; everything it acknowledged."""
+    arguments = [sys.executable, "-c", CHILD, str(data), name, str(CALLERS)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        acknowledged = [child.stdout.readline() for _ in range(lines)]
+        os.kill(child.pid, signal.SIGKILL)
+        acknowledged += child.stdout.readlines()
+    return {line.decode().strip() for line in acknowledged if line.endswith(b"\n")}
+
+
+def stored(store: SqliteStore, kind: str) -> set[str]:
+    return {str(record.body["evaluation_id"]) for record in store.records(RecordQuery(kinds=(kind,)))}
+
+
+def test_nothing_acknowledged_is_missing_after_kill_9(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    seeded = random.Random(20_260_115)  # noqa: S311 - the same points in every run
+    acknowledged: set[str] = set()
+    for round_ in range(ROUNDS):
+        acknowledged |= killed_after(seeded.randrange(1, 600), data, f"r{round_}")
+        store = SqliteStore(data, Clock())
+        report = Audit(store, store.files).verify().require()
+        assert report.records == store.head().size
+        started, finished = stored(store, "execution.started"), stored(store, "execution.finished")
+        assert {line[2:] for line in acknowledged if line.startswith("S ")} <= started
+        assert {line[2:] for line in acknowledged if line.startswith("F ")} <= finished
+        recover(store, Clock())
+        assert stored(store, "execution.unknown") == started - finished
+        assert store.running() == []
+        store.close()
+    assert len(acknowledged) > ROUNDS
+
+
+def test_a_living_process_keeps_its_executions_when_another_recovers(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    arguments = [sys.executable, "-c", CHILD, str(data), "alive", "4"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        store = SqliteStore(data, Clock())
+        assert recover(store, Clock()) == ()
+        assert stored(store, "execution.unknown") == set()
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        lost = {str(record.body["evaluation_id"]) for record in store.running()}
+        recover(store, Clock())
+        assert stored(store, "execution.unknown") == lost
+        store.close()
