@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
+RIVALS := $(VENV)/.installed-rivals
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-deep check fmt bench docs lock clean
@@ -31,7 +32,7 @@ fmt: $(DEV) ## format and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(DEV) ## measure: decision latency, proxy CPU a request
+bench: $(DEV) $(RIVALS) ## measure: decision latency, proxy CPU a request
 	@$(BIN)/python -m benchmarks
 
 docs: $(DEV) ## draw the state diagrams from their tables
@@ -42,6 +43,8 @@ lock: ## renew the hashed locks from pyproject.toml (needs uv)
 	  --group build pyproject.toml -o requirements/run.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	  --group build --group dev -c requirements/run.lock pyproject.toml -o requirements/dev.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	  --group rivals -o requirements/rivals.lock
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -54,11 +57,18 @@ $(VENV)/bin/python:
 
 $(RUN): requirements/run.lock pyproject.toml | $(VENV)/bin/python
 	@echo "installing from requirements/run.lock (hashes checked)"
-	@$(PIP) install --quiet --require-hashes --no-deps -r requirements/run.lock
-	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(PIP) install -qq --require-hashes --no-deps -r requirements/run.lock
+	@$(PIP) install -qq --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(RIVALS): requirements/rivals.lock | $(VENV)/bin/python
+	@echo "installing the rivals into an environment of their own from requirements/rivals.lock (hashes checked)"
+	@$(PYTHON) -m venv $(VENV)/rivals
+	@$(VENV)/rivals/bin/python -m pip --disable-pip-version-check install -qq --require-hashes --no-deps \
+	  -r requirements/rivals.lock
 	@touch $@
 
 $(DEV): requirements/dev.lock $(RUN) | $(VENV)/bin/python
 	@echo "installing from requirements/dev.lock (hashes checked)"
-	@$(PIP) install --quiet --require-hashes --no-deps -r requirements/dev.lock
+	@$(PIP) install -qq --require-hashes --no-deps -r requirements/dev.lock
 	@touch $@

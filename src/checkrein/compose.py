@@ -23,6 +23,7 @@ from checkrein.services import records
 from checkrein.services.approvals import Approvals
 from checkrein.services.audit import Audit
 from checkrein.services.gateway import Gateway
+from checkrein.services.ids import noise
 from checkrein.services.keys import Keys
 from checkrein.services.pdp import Asked, Pdp
 from checkrein.services.recovery import recover
@@ -139,7 +140,7 @@ def open_system(
     if variables:
         loaded = msgspec.structs.replace(loaded, variables={**loaded.variables, **variables})
     directory = DataDir(Path(data) if data else folder / DATA)
-    store = SqliteStore(directory, SystemClock())
+    store = SqliteStore(directory, SystemClock(), randomness=noise)
     try:
         system = System(folder, directory, loaded, bundle, store)
         recover(store, system.clock)

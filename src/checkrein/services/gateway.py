@@ -50,6 +50,7 @@ class Governed:
         self.request = request
         self.decision = decision
         self.machine = machine
+        #: set by `Gateway.turn`, for an upstream that asks about its own tool calls
         self.turn: Turn | None = None
         self._status = "ok"
         self._error = ""
@@ -101,7 +102,6 @@ class Gateway:
         cancellation, is recorded as the end and goes on.
         """
         governed = await self._entered(request, caller, trace_id)
-        governed.turn = self._turns.open(governed.request, governed.decision.trace_id, governed.machine.approval)
         try:
             yield governed
         except asyncio.CancelledError:
@@ -112,8 +112,15 @@ class Gateway:
                 governed.ended("failed", error=type(error).__name__)
             raise
         finally:
-            self._turns.close(governed.turn)
+            if governed.turn is not None:
+                self._turns.close(governed.turn)
             await asyncio.shield(_drive(self._end(governed)))
+
+    def turn(self, governed: Governed) -> Turn:
+        """Open a turn for an action that is running; it closes with the action."""
+        if governed.turn is None:
+            governed.turn = self._turns.open(governed.request, governed.decision.trace_id, governed.machine.approval)
+        return governed.turn
 
     async def _entered(self, request: Request, caller: str, trace_id: str) -> Governed:
         """Begin; a caller that goes away meanwhile does not leave a start without an end."""

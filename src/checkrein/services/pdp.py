@@ -5,8 +5,6 @@ Nothing is recorded here and nothing runs; `services.gateway` does both.
 
 from __future__ import annotations
 
-import secrets
-
 import msgspec
 
 from checkrein.decide.classify import Classifier
@@ -16,6 +14,7 @@ from checkrein.flow.approval import Approval
 from checkrein.model import Advice, BadRequest, Decision, Outcome, PolicyError, Request
 from checkrein.policy.bundle import Bundle
 from checkrein.ports import Clock, Facts
+from checkrein.services.ids import fresh
 from checkrein.services.turns import TURN, Turn, Turns
 
 
@@ -76,8 +75,8 @@ class Pdp:
         """One decision with its ids. `discharged` is an approval of exactly this action whose time has come."""
         request, turn = asked.request, asked.turn
         ids = {
-            "evaluation_id": "evl_" + secrets.token_hex(12),
-            "trace_id": turn.trace_id if turn else trace_id or secrets.token_hex(16),
+            "evaluation_id": fresh("evl_", 12),
+            "trace_id": turn.trace_id if turn else trace_id or fresh("", 16),
         }
         now_us = self._clock.now_us() if now_us is None else now_us
         if request.subject.type == TURN:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 from collections.abc import AsyncIterator, Mapping
 
 from starlette.datastructures import Headers
@@ -19,6 +18,7 @@ from checkrein.model import CheckreinError, Decision, Permission, UpstreamUnavai
 from checkrein.model.json import dumps
 from checkrein.ports import Reply, Upstream
 from checkrein.services.gateway import Gateway, Governed
+from checkrein.services.ids import fresh
 from checkrein.web import body
 from checkrein.web.guard import allow
 
@@ -90,7 +90,7 @@ class Proxy:
 
     async def _forward(self, chat: openai.Chat, governed: Governed, route: Route, answer: Answer) -> bytes:
         """Send the action upstream and its answer down; returns the last part, to be sent once all is recorded."""
-        handle = governed.turn.handle if governed.turn and route.handles else ""
+        handle = self._gateway.turn(governed).handle if route.handles else ""
         payload = openai.upstream_body(chat, governed.request, redacted=governed.redacted, handle=handle)
         reply = await route.upstream.send(
             "/chat/completions", payload, {"traceparent": _traceparent(governed.decision.trace_id)}
@@ -182,8 +182,8 @@ async def _left(receive: Receive) -> None:
 def _trace_id(headers: Headers) -> str:
     """The trace id of an incoming `traceparent` (W3C Trace Context), or a new one."""
     match = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
-    return match[1] if match and match[1].strip("0") else secrets.token_hex(16)
+    return match[1] if match and match[1].strip("0") else fresh("", 16)
 
 
 def _traceparent(trace_id: str) -> str:
-    return f"00-{trace_id}-{secrets.token_hex(8)}-01"
+    return f"00-{trace_id}-{fresh('', 8)}-01"
