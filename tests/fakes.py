@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,9 @@ class FakeModel:
         self.witness: Callable[[dict[str, str]], None] = lambda headers: None
         self.status = 200
         self.stream: list[bytes] = []
+        #: after the first part of a stream it says no more, and notes when its caller has gone
+        self.falls_silent = False
+        self.left = threading.Event()
         self.content_type = "application/json"
         self.answer = b'{"id":"chatcmpl-1","object":"chat.completion","choices":[{"index":0,"message":'
         self.answer += b'{"role":"assistant","content":"hello"},"finish_reason":"stop"}]}'
@@ -44,4 +48,9 @@ class FakeModel:
         await send(start)
         for chunk in self.stream:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            if self.falls_silent:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                self.left.set()
+                return
         await send({"type": "http.response.body", "body": b"" if self.stream else self.answer})

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
+import msgspec
+
 from checkrein.compose import System, open_system
 from checkrein.connectors import python
 from checkrein.decide.evaluate import PythonPolicy
-from checkrein.model import Decision, Request, Subject
+from checkrein.model import Action, BadRequest, ConfigError, Decision, Request, Resource, Subject
+from checkrein.model.json import as_json
 from checkrein.services.audit import Activity
 from checkrein.services.pdp import Asked
 
@@ -24,7 +28,7 @@ _acting: ContextVar[Subject | None] = ContextVar("checkrein_acting", default=Non
 class Governor:
     """Decides and records with one governance folder and its store. A context manager; `close()` it otherwise.
 
-    Safe to share between threads and event loops.
+    Safe to share between threads and event loops; after a fork, open another one in the child.
     """
 
     def __init__(self, system: System) -> None:
@@ -36,6 +40,7 @@ class Governor:
         return cls(open_system(folder, data=data))
 
     def close(self) -> None:
+        """Write what is queued and let go of the store; a second call does nothing."""
         self.system.close()
 
     def __enter__(self) -> Self:
@@ -49,14 +54,14 @@ class Governor:
     def decide(self, request: Request | Mapping[str, object], *, dry_run: bool = False) -> Decision:
         """Decide a request, given as `Request` or in AuthZEN's JSON form, and record the decision durably.
 
-        `dry_run` records nothing and opens no approval. Raises `BadRequest` for what is not a request, and
-        `StoreUnavailable` when the decision cannot be recorded.
+        Whoever asks runs the action: an approval is spent with the answer. `dry_run` records nothing, opens no
+        approval and spends none. Raises `BadRequest` for what is not a request, and `StoreUnavailable` when the
+        decision cannot be recorded.
         """
-        if not isinstance(request, Request):
-            request = Request.from_json(request)
+        checked = _checked(request)
         if dry_run:
-            return self.system.pdp.decide(Asked(request))
-        return self.system.gateway.evaluate_sync(request, caller=python.CALLER)
+            return self.system.pdp.decide(Asked(checked))
+        return self.system.gateway.evaluate_sync(checked, caller=python.CALLER)
 
     def governed(
         self,
@@ -71,9 +76,9 @@ class Governor:
 
         A call runs only when it is allowed, with its arguments redacted where policy says so, and with a durable
         record before and after. Otherwise it raises `Denied` or `ApprovalRequired`; once approved, the same call
-        runs, once. `subject` is who acts, unless `acting_as` says otherwise.
+        runs, once. `subject` is who acts, unless `acting_as` says otherwise. Put it directly above the `def`.
         """
-        fixed = Subject("user", subject, {"roles": list(roles)}) if isinstance(subject, str) else subject
+        fixed = None if subject is None else _named(subject, roles)
         return python.governed(
             self.system.gateway, tool=tool, who=lambda: _acting.get() or fixed, agent=agent, resource=resource
         )
@@ -81,8 +86,7 @@ class Governor:
     @contextmanager
     def acting_as(self, subject: str | Subject, *, roles: tuple[str, ...] = ()) -> Iterator[None]:
         """Governed functions called inside act for this subject (this thread or task only)."""
-        named = Subject("user", subject, {"roles": list(roles)}) if isinstance(subject, str) else subject
-        token = _acting.set(named)
+        token = _acting.set(_named(subject, roles))
         try:
             yield
         finally:
@@ -93,8 +97,37 @@ class Governor:
 
         `None` abstains, `Decision.allow()` grants, anything stricter joins the lattice; an exception denies.
         """
+        if inspect.iscoroutinefunction(policy):
+            raise ConfigError("a policy cannot be async", hint="decide at once, in a plain function")
         return self.system.pdp.register(policy, name)
 
     def activities(self, user_id: str = "", *, limit: int = 100) -> list[Activity]:
         """What happened, one row an action, newest first."""
-        return list(self.system.audit.activities(user=user_id, limit=limit))
+        if limit < 1:
+            raise BadRequest("`limit` is below 1", hint="say how many rows you want")
+        return self.system.audit.activities(user=user_id, limit=limit)
+
+
+def _checked(request: Request | Mapping[str, object]) -> Request:
+    """A copy of the request that holds nothing but JSON, whoever built it."""
+    if isinstance(request, Request):
+        members = msgspec.structs.asdict(request).items()
+        request = {name: msgspec.structs.asdict(m) if isinstance(m, msgspec.Struct) else m for name, m in members}
+    value = as_json(request)
+    if not isinstance(value, dict):
+        raise BadRequest("the request is not a dict", hint="pass `subject`, `action` and `resource`, or a `Request`")
+    return Request.from_json(value)
+
+
+def _named(subject: str | Subject, roles: Sequence[str]) -> Subject:
+    """Who acts, checked once here and not at every call."""
+    if isinstance(roles, str):
+        raise ConfigError("`roles` is one text", hint=f'pass a tuple: `roles=("{roles}",)`')
+    if isinstance(subject, str):
+        subject = Subject("user", subject, {"roles": list(roles)})
+    elif roles:
+        raise ConfigError("`roles` is given beside a `Subject`", hint="put the roles into its properties")
+    try:
+        return _checked(Request(subject, Action("-"), Resource("-", "-"))).subject
+    except BadRequest as error:
+        raise ConfigError(f"this subject cannot act: {error}", hint="name the user, such as `alice`") from error

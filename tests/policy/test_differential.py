@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 
 import cedarpy
 import pytest
-from hypothesis import example, given
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from checkrein.model import BadRequest, Outcome
 from checkrein.policy.cedar import Kind
 from checkrein.policy.engine import PolicySet
 from checkrein.policy.entities import Entities
+
+#: how often a law is tried; `make test-deep` tries twenty times as often
+thorough = settings(max_examples=6_000 if os.environ.get("CHECKREIN_DEEP") == "1" else 300, deadline=None)
+pytestmark = pytest.mark.timeout(1_200)
 
 UIDS = [("User", "a"), ("User", "b"), ("Team", "g"), ("Team", "h"), ("Org::Unit", "o"), ("User", "nobody")]
 ACTIONS = [("Action", "x"), ("Action", "y"), ("Action", "group"), ("Action", "other")]
@@ -281,6 +286,7 @@ REQUESTS = st.fixed_dictionaries(
 _ERRING = re.compile(r"^error while evaluating policy `(policy\d+)`")
 
 
+@thorough
 @given(TEXTS_OF_POLICIES, REQUESTS, worlds())
 def test_decides_as_the_official_engine_does(
     text: str, request: dict[str, dict[str, str]], entities: list[dict[str, object]]
@@ -288,6 +294,7 @@ def test_decides_as_the_official_engine_does(
     theirs = cedarpy.is_authorized(request, text, entities)
     ours = PolicySet.from_cedar(text).evaluate(**request, entities=entities)
 
+    event(f"{theirs.decision.name}, {'some err' if ours.errors else 'none errs'}")
     assert theirs.decision is not cedarpy.Decision.NoDecision
     erring = {match[1] for match in map(_ERRING.match, theirs.diagnostics.errors) if match}
     assert set(ours.errors) == erring
@@ -299,6 +306,7 @@ def test_decides_as_the_official_engine_does(
         assert set(ours.determining) == set(theirs.diagnostics.reasons)
 
 
+@thorough
 @given(TEXTS_OF_POLICIES)
 def test_no_construct_is_left_to_the_official_engine(text: str) -> None:
     assert PolicySet.from_cedar(text).not_compiled == ()
@@ -319,6 +327,7 @@ JUNK = st.recursive(
 )
 
 
+@thorough
 @given(st.dictionaries(st.sampled_from(["n", "__extn", "x"]), JUNK, max_size=2))
 @example({"n": {"__entity": {"type": "Not a type", "id": "x"}}})
 @example({"n": "\ud800"})
@@ -337,6 +346,7 @@ def test_refuses_the_contexts_that_the_official_engine_refuses(context: dict[str
         assert PolicySet.from_cedar(text).evaluate(**request, context=context).outcome is Outcome.ALLOW
 
 
+@settings(max_examples=50, deadline=None)
 @given(worlds(), REQUESTS, TEXTS_OF_POLICIES)
 def test_a_handle_of_entities_decides_like_the_list(
     entities: list[dict[str, object]], request: dict[str, dict[str, str]], text: str

@@ -46,6 +46,13 @@ def test_the_public_key_is_one_line_with_the_origin(files: DataDir) -> None:
     assert VerifierKey.parse((files.path / "signer.pub").read_text()).origin == "example.com/log"
 
 
+def test_a_public_key_that_is_not_of_the_private_one_is_mended(files: DataDir) -> None:
+    vkey = files.signer("example.com/log").vkey
+    (files.path / "signer.pub").write_text("somebody else's")
+    files.signer()
+    assert files.vkey() == vkey
+
+
 def test_two_ledgers_never_share_an_origin_by_accident(tmp_path: Path) -> None:
     origins = set()
     for name in ("a", "b"):

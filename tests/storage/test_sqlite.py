@@ -329,6 +329,34 @@ def test_a_file_that_is_no_database_is_damage(open_sqlite: Open, data: Path) -> 
         open_sqlite()
 
 
+def test_a_directory_that_cannot_be_written_is_unavailable_and_not_a_traceback(
+    open_sqlite: Open, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("checkrein.storage.sqlite.Owner", refuse)
+    with pytest.raises(StoreUnavailable, match="read-only file system"):
+        open_sqlite()
+
+
+LOCKED = """
+import fcntl, sys
+SHARED_FIRST, SHARED_SIZE = 0x40000002, 510  # the bytes of SQLite's lock on the whole file
+with open(sys.argv[1], "r+b") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, SHARED_SIZE, SHARED_FIRST)
+"""
+
+
+def test_opening_a_second_store_in_a_process_keeps_the_locks_of_the_first(open_sqlite: Open, data: Path) -> None:
+    """POSIX drops the locks of a process on a file when it closes *any* descriptor of that file."""
+    open_sqlite()
+    for _ in range(2):
+        taken = subprocess.run([sys.executable, "-c", LOCKED, str(data / "ledger.db")], capture_output=True, text=True)
+        assert "BlockingIOError" in taken.stderr
+        open_sqlite().close()
+
+
 def test_there_is_nothing_to_read_where_nothing_was_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no ledger"):
         SqliteStore.open_readonly(tmp_path)

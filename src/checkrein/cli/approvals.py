@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from checkrein.cli.common import HERE, Data, Dir, Format, Output, print_facts, print_json, print_table, say, system
+from checkrein.cli.common import HERE, Data, Dir, Format, Output, examples, print_json, say, system
+from checkrein.cli.tables import print_facts, print_table
 from checkrein.flow.approval import Approval, State
 from checkrein.model import BadRequest
 from checkrein.model.stamp import stamp
@@ -18,9 +20,14 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="See what waits for people, approve or deny it.", no_args_is_help=True, rich_markup_mode=None)
 
-Id = Annotated[str, typer.Argument(help="The approval's id, `apr_...`; its beginning is enough.")]
-As = Annotated[str, typer.Option("--as", help="Who acts: a person under `[people]` in checkrein.toml.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; stands in the ledger.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="The approval's id, `apr_...`; its beginning is enough.")]
+As = Annotated[
+    str, typer.Option("--as", metavar="PERSON", help="Who acts: a person under `[people]` in checkrein.toml.")
+]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; the approval keeps it.")]
+
+#: more approvals than anybody lists at once
+_ALL = 100_000
 
 
 class Which(enum.StrEnum):
@@ -35,16 +42,23 @@ class Which(enum.StrEnum):
     ALL = "all"
 
 
-@app.command("list")
+_NOTHING = {Which.PENDING: "nothing waits for people", Which.ALL: "nobody was ever asked"}
+
+
+@app.command(
+    "list",
+    short_help="List what waits, oldest first.",
+    epilog=examples("checkrein approvals list --dir governance", "checkrein approvals list --state all -o json"),
+)
 def list_(
     state: Annotated[Which, typer.Option(help="Only approvals in this state.")] = Which.PENDING,
     dir: Dir = HERE,
     data: Data = None,
     output: Format = Output.TABLE,
 ) -> None:
-    """List approvals, oldest first."""
+    """List approvals, oldest first: those that wait for people, or those in another state."""
     with system(dir, data) as opened:
-        found = opened.approvals.all(None if state is Which.ALL else State(state.value))
+        found = opened.approvals.all(None if state is Which.ALL else State(state.value), limit=_ALL)
         now_us = opened.clock.now_us()
     if output is Output.JSON:
         print_json([_json(approval, now_us) for approval in found])
@@ -64,13 +78,20 @@ def list_(
             )
             for approval in found
         ],
-        empty="nothing waits for people" if state is Which.PENDING else f"no approvals are {state.value}",
+        empty=_NOTHING.get(state, f"no approvals are {state.value}"),
+        prose=("still needed", "why"),
     )
 
 
-@app.command()
+@app.command(
+    short_help="Show one: what will happen, and why.",
+    epilog=examples("checkrein approvals show apr_1a2b --dir governance"),
+)
 def show(id: Id, dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE) -> None:
-    """Show one approval: what will happen, why people are asked, who is still needed."""
+    """Show one approval: what will happen, why people are asked, who is still needed.
+
+    Read this before you vote: it shows the whole action, with the arguments that steer it marked.
+    """
     with system(dir, data) as opened:
         approval = opened.approvals.get(id)
         manifest = opened.pdp.bundle.manifests.get(approval.request().action.name)
@@ -95,7 +116,7 @@ def show(id: Id, dir: Dir = HERE, data: Data = None, output: Format = Output.TAB
         ("because", "; ".join(approval.reasons)),
         ("approvers", str(approval.requirement)),
         ("still needed", ", ".join(approval.missing()) if approval.state is State.PENDING else ""),
-        *((f"vote of {cast.voter}", _vote(cast.approve, cast.reason, cast.simulated)) for cast in approval.votes),
+        *((f"vote of {cast.voter}", _cast(cast.approve, cast.reason, cast.simulated)) for cast in approval.votes),
         ("asked at", stamp(approval.created_us)),
         ("until", stamp(approval.deadline_us)),
         ("trace id", approval.trace_id),
@@ -104,28 +125,45 @@ def show(id: Id, dir: Dir = HERE, data: Data = None, output: Format = Output.TAB
     print_facts(facts)
 
 
-@app.command()
-def approve(id: Id, who: As = "", reason: Reason = "", dir: Dir = HERE, data: Data = None) -> None:
+@app.command(
+    short_help="Approve: it may run, once.",
+    epilog=examples('checkrein approvals approve apr_1a2b --as privacy-officer --reason "agreed with legal"'),
+)
+def approve(
+    id: Id, who: As = "", reason: Reason = "", dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE
+) -> None:
     """Approve: the exact action shown may run, once, when it is sent again.
 
-    Example: checkrein approvals approve apr_1a2b --as privacy-officer --reason "agreed with legal"
+    The person must hold a role that is still needed, and cannot vote on what they asked for. A vote that does not
+    count is refused, and recorded.
     """
-    with system(dir, data) as opened:
-        roles = _roles(opened, who)
-        after = opened.approvals.vote(id, voter=who, roles=roles, approve=True, reason=reason, auth="local")
+    after = _vote(id, who, True, reason, dir, data, output)
     if after.state is State.APPROVED:
         say(f"{after.id} is approved; it runs once when the same request is sent again")
     else:
         say(f"{after.id} has your vote; still needed: {', '.join(after.missing())}")
 
 
-@app.command()
-def deny(id: Id, who: As = "", reason: Reason = "", dir: Dir = HERE, data: Data = None) -> None:
-    """Deny: the action will not run."""
+@app.command(
+    short_help="Deny: it will not run.",
+    epilog=examples('checkrein approvals deny apr_1a2b --as privacy-officer --reason "wrong recipients"'),
+)
+def deny(
+    id: Id, who: As = "", reason: Reason = "", dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE
+) -> None:
+    """Deny: the action will not run. One denial ends it, whoever else has approved."""
+    after = _vote(id, who, False, reason, dir, data, output)
+    say(f"{after.id} is {after.state}")
+
+
+def _vote(id: str, who: str, approve: bool, reason: str, dir: Path, data: Path | None, output: Output) -> Approval:
     with system(dir, data) as opened:
         roles = _roles(opened, who)
-        after = opened.approvals.vote(id, voter=who, roles=roles, approve=False, reason=reason, auth="local")
-    say(f"{after.id} is {after.state}")
+        after = opened.approvals.vote(id, voter=who, roles=roles, approve=approve, reason=reason, auth="local")
+        now_us = opened.clock.now_us()
+    if output is Output.JSON:
+        print_json(_json(after, now_us))
+    return after
 
 
 def _roles(system: System, who: str) -> tuple[str, ...]:
@@ -139,14 +177,13 @@ def _roles(system: System, who: str) -> tuple[str, ...]:
 
 
 def _text(value: object) -> str:
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-    return "".join(char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}" for char in text)
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def _vote(approve: bool, reason: str, simulated: bool) -> str:
+def _cast(approve: bool, reason: str, simulated: bool) -> str:
     words = ["approved" if approve else "denied"]
     if reason:
-        words.append(f"({_text(reason)})")
+        words.append(f"({reason})")
     if simulated:
         words.append("[simulated]")
     return " ".join(words)

@@ -1,12 +1,18 @@
-"""What every verb shares: options, tables, JSON, errors, and opening the system."""
+"""What every verb shares: options, what is printed where, errors, and opening the store.
+
+Data goes to stdout through `emit`, `print_json` or `tables`; messages go to stderr through `say`. Both escape what a
+terminal would obey instead of showing: names and reasons come from agents.
+"""
 
 from __future__ import annotations
 
 import enum
+import errno
 import os
+import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,9 +22,8 @@ import typer
 from checkrein.model import CheckreinError, LedgerInvalid, PolicyInvalid
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from checkrein.compose import System
+    from checkrein.storage.sqlite import SqliteStore
 
 
 class Output(enum.StrEnum):
@@ -28,80 +33,77 @@ class Output(enum.StrEnum):
 
 Dir = Annotated[
     Path,
-    typer.Option("--dir", help="The governance folder.", envvar="CHECKREIN_DIR", show_default="this folder"),
+    typer.Option("--dir", metavar="DIR", help="The governance folder.", envvar="CHECKREIN_DIR", show_default="here"),
 ]
-Data = Annotated[Path | None, typer.Option("--data", help="Where the store lives.", show_default="DIR/.checkrein")]
-Format = Annotated[Output, typer.Option("--output", "-o", help="How to print.")]
+Data = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help="Where the store lives.", show_default="DIR/.checkrein")
+]
+Format = Annotated[Output, typer.Option("--output", "-o", help="A table for people, or JSON.")]
 HERE = Path()
 
+_CONTROL = re.compile(r"[^\x20-\x7e\n]")
 
-def console(*, stderr: bool = False) -> Console:
-    """A console that colours only terminals, never when `NO_COLOR` is set, and folds instead of cutting."""
-    from rich.console import Console
 
-    stream = sys.stderr if stderr else sys.stdout
-    # into a pipe or a file there is no edge to fit to
-    width = None if stream.isatty() or "COLUMNS" in os.environ else 160
-    return Console(stderr=stderr, width=width, highlight=False, emoji=False, soft_wrap=False)
+class ReaderGone(Exception):
+    """Whoever read our output went away, as in `checkrein audit list | head -1`."""
+
+
+def examples(*lines: str) -> str:
+    """The end of a help text: commands to copy."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def plain(text: str) -> str:
+    """The text with everything invisible or obeyed by terminals written as an escape: it cannot redraw or reorder."""
+    return text if text.isascii() and text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(char: str) -> str:
+    if char.isprintable() or char == "\n":
+        return char
+    point = ord(char)
+    return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
+
+
+@contextmanager
+def to_stdout() -> Iterator[None]:
+    """Writes to stdout stand in here: a reader that is gone raises `ReaderGone`, a full disk `CheckreinError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise ReaderGone from None
+        raise CheckreinError(
+            f"standard output cannot be written: {reason(error)}", hint="what was done stands; ask for it again"
+        ) from error
+
+
+def emit(text: str) -> None:
+    """Data, on stdout."""
+    with to_stdout():
+        typer.echo(text, color=True)  # who made the text knows whether it may hold colours
 
 
 def say(message: str) -> None:
-    """A message for the person, on stderr."""
-    typer.echo(message, err=True)
+    """A message for the person, on stderr. Nobody is told when that is gone too."""
+    with suppress(OSError):
+        typer.echo(plain(message), err=True)
 
 
 def print_json(value: object) -> None:
-    """One JSON document on stdout."""
-    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    """One JSON document on stdout, with what terminals obey escaped as JSON escapes it."""
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    emit(_CONTROL.sub(lambda found: found[0] if found[0].isprintable() else _json_escape(found[0]), text))
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) -> None:
-    """A table on stdout, or `empty` on stderr when there is nothing to show."""
-    if not rows:
-        say(empty)
-        return
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
-    console().print(table)
+def _json_escape(char: str) -> str:
+    units = char.encode("utf-16-be")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 
 
-def print_facts(facts: Sequence[tuple[str, str]]) -> None:
-    """Names and values on stdout, one pair a line; pairs without a value are left out."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, show_header=False, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in facts:
-        if value:
-            table.add_row(name, Text(value, style=STYLES.get(value, "")))
-    console().print(table)
-
-
-#: colours that carry meaning, always beside the word itself
-STYLES = {
-    "green": "green",
-    "amber": "yellow",
-    "red": "red",
-    "allow": "green",
-    "allow_with_redaction": "cyan",
-    "require_review": "yellow",
-    "deny": "red",
-    "pending": "yellow",
-    "approved": "green",
-    "denied": "red",
-    "ok": "green",
-    "warn": "yellow",
-    "fail": "red",
-}
+def reason(error: OSError) -> str:
+    """Why the system refused, in its own words."""
+    return (error.strerror or type(error).__name__).lower()
 
 
 def report(error: CheckreinError) -> None:
@@ -109,7 +111,8 @@ def report(error: CheckreinError) -> None:
     say(f"error: {error}")
     problems = error.problems if isinstance(error, PolicyInvalid | LedgerInvalid) else ()
     for problem in problems:
-        say(f"  {problem}")
+        if problem not in str(error):
+            say(f"  {problem}")
     if error.hint:
         say(f"hint: {error.hint}")
 
@@ -126,6 +129,21 @@ def system(folder: Path, data: Path | None) -> Iterator[System]:
         opened.close()
 
 
+@contextmanager
+def store(folder: Path, data: Path | None) -> Iterator[SqliteStore]:
+    """The store alone: policies that do not load must not keep anybody from revoking a key."""
+    from checkrein.compose import DATA, SystemClock
+    from checkrein.storage.folder import read_folder
+    from checkrein.storage.sqlite import SqliteStore
+
+    read_folder(folder)  # a store is made only where a governance folder is
+    opened = SqliteStore(data or folder / DATA, SystemClock())
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
 def operator() -> str:
     """Who runs this command, as the operating system knows them: recorded with what they change."""
     import getpass
@@ -134,3 +152,7 @@ def operator() -> str:
         return getpass.getuser()
     except (OSError, KeyError):
         return f"uid-{os.getuid()}"
+
+
+def is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()

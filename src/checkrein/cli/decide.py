@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from checkrein.cli.common import HERE, Data, Dir, Format, Output, print_facts, print_json, say, system
+from checkrein.cli.common import HERE, Data, Dir, Format, Output, examples, print_json, reason, say, system
+from checkrein.cli.tables import print_facts
 from checkrein.model import BadRequest, Decision, Outcome, Request
 from checkrein.model.json import load_object
 
@@ -18,11 +19,25 @@ EXIT = {Outcome.ALLOW: 0, Outcome.ALLOW_WITH_REDACTION: 0, Outcome.REQUIRE_REVIE
 
 
 def register(app: typer.Typer) -> None:
-    app.command(short_help="Decide one request and record it.")(decide)
+    epilog = examples(
+        "checkrein decide request.json --dir governance",
+        "checkrein decide request.json --dry-run -o table",
+        "jq .request golden.json | checkrein decide - ; echo $?",
+        "",
+        "a request:",
+        '  {"subject": {"type": "user", "id": "alice",',
+        '               "properties": {"roles": ["staff"]}},',
+        '   "action": {"name": "read_file",',
+        '              "properties": {"input": {"path": "q3.csv"}}},',
+        '   "resource": {"type": "tool", "id": "read_file"}}',
+    )
+    app.command(short_help="Decide one request and record it.", epilog=epilog)(decide)
 
 
 def decide(
-    request: Annotated[str, typer.Argument(help="A file in AuthZEN form, or `-` for standard input.")],
+    request: Annotated[
+        str, typer.Argument(metavar="REQUEST", help="A JSON file in AuthZEN's form, or `-` for standard input.")
+    ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide without recording anything.")] = False,
     dir: Dir = HERE,
     data: Data = None,
@@ -33,7 +48,7 @@ def decide(
     Exits 0 when it may run, 3 on DENY, 4 on REQUIRE_REVIEW. A redaction is an obligation: a request that does not
     declare `"supported_obligations": ["custom"]` in its context gets `"decision": false` and exit 3.
     """
-    parsed = Request.from_json(load_object(_read(request)))
+    parsed = _request(request)
     supported = parsed.context.get("supported_obligations", ())
     knows_redaction = isinstance(supported, list) and "custom" in supported
     if dry_run:
@@ -58,21 +73,30 @@ def _dry_run(request: Request, folder: Path) -> Decision:
     return dry_pdp(folder).decide(Asked(request))
 
 
+def _request(name: str) -> Request:
+    try:
+        return Request.from_json(load_object(_read(name)))
+    except BadRequest as error:
+        raise BadRequest(f"{_shown(name)}: {error}", hint=error.hint) from error
+
+
 def _read(name: str) -> bytes:
-    if name == "-":
-        data = sys.stdin.buffer.read(MAX_BYTES + 1)
-    else:
-        try:
+    try:
+        if name == "-":
+            data = sys.stdin.buffer.read(MAX_BYTES + 1) if sys.stdin else b""
+        else:
             with Path(name).open("rb") as file:
                 data = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise BadRequest(
-                f"`{name}` cannot be read: {(error.strerror or 'no such file').lower()}",
-                hint="name a file, or `-` for standard input",
-            ) from error
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        why = reason(error) if isinstance(error, OSError) else "no such file"
+        raise BadRequest(f"it cannot be read: {why}", hint="name a file, or `-` for standard input") from error
     if len(data) > MAX_BYTES:
-        raise BadRequest(f"`{name}` is larger than {MAX_BYTES} bytes", hint="send less")
+        raise BadRequest(f"it is larger than {MAX_BYTES // 2**20} MiB", hint="send less")
     return data
+
+
+def _shown(name: str) -> str:
+    return "standard input" if name == "-" else f"`{name}`"
 
 
 def _table(made: Decision) -> None:

@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from checkrein.cli.common import HERE, Data, Dir, Format, Output, print_json, print_table, say
-from checkrein.model import PolicyInvalid
+from checkrein.cli.common import HERE, Data, Dir, Format, Output, emit, examples, plain, print_json, say
+from checkrein.cli.tables import print_table
+from checkrein.model import ConfigError, PolicyInvalid
 
-Folder = Annotated[Path | None, typer.Argument(help="The governance folder.", show_default="--dir")]
+Folder = Annotated[Path | None, typer.Argument(metavar="[DIR]", help="The governance folder.", show_default="--dir")]
 
 
 def register(app: typer.Typer) -> None:
-    app.command(short_help="Write a governance folder that works.")(init)
-    app.command(short_help="Load the policies strictly; name every problem.")(check)
-    app.command(short_help="Run the policy tests.")(test)
-    app.command(short_help="Say what is wrong, and how to mend it.")(doctor)
+    app.command(short_help="Write a governance folder that works.", epilog=examples("checkrein init governance"))(init)
+    app.command(
+        short_help="Load the policies strictly; name every problem.",
+        epilog=examples("checkrein check governance", "checkrein check governance -o json"),
+    )(check)
+    app.command(
+        short_help="Run the policy tests.",
+        epilog=examples(
+            "checkrein test governance",
+            "",
+            "a test, in tests/any-name.yaml:",
+            "  tests:",
+            "    - name: a small payment runs",
+            "      subject: {id: alice, roles: [treasury]}",
+            "      tool: transfer_funds",
+            "      input: {to: ACME, amount: 500}",
+            "      expect: {outcome: allow}",
+        ),
+    )(test)
+    app.command(
+        short_help="Say what is wrong, and how to mend it.",
+        epilog=examples("checkrein doctor --dir governance", "checkrein doctor -o json"),
+    )(doctor)
 
 
-def init(folder: Folder = None, dir: Dir = HERE, output: Format = Output.TABLE) -> None:
-    """Write a governance folder with policies that work: checkrein.toml, tools.yaml, policies, tests, golden.
+def init(folder: Folder = None, dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE) -> None:
+    """Write a governance folder with policies that work.
+
+    \b
+      checkrein.toml      upstreams, people, limits
+      policies/*.cedar    what may run, what people are asked about
+      tools.yaml          what each tool does
+      tests/*.yaml        what the policies must decide
+      golden/*.jsonl      recorded requests with their outcomes
 
     Nothing that exists is overwritten.
     """
@@ -34,47 +62,61 @@ def init(folder: Folder = None, dir: Dir = HERE, output: Format = Output.TABLE) 
         return
     for name in written:
         say(f"wrote {target / name}")
+    if ".gitignore" not in written:
+        say("your .gitignore was kept: let it name `.checkrein/` and `.env`")
+    place = shlex.quote(str(target))
+    where = f"--dir {place}" + (f" --data {shlex.quote(str(data))}" if data else "")
     say("")
     say("next:")
-    say(f"  checkrein check {target}                   the policies hold together")
-    say(f"  checkrein test {target}                    they decide as their tests say")
-    say(f"  checkrein keys create my-agent --dir {target}")
-    say(f"  checkrein serve --dir {target}")
+    say(f"  checkrein check {place}      the policies hold together")
+    say(f"  checkrein test {place}       they decide as their tests say")
+    say(f"  checkrein keys create my-agent {where}")
+    say(f"  checkrein serve {where}")
 
 
 def check(folder: Folder = None, dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE) -> None:
-    """Load the folder strictly: unknown attributes, misspelt effects, missing ids, broken Cedar. Exits 5 on any."""
+    """Load the folder strictly and name every problem with file and line. Exits 5 on any.
+
+    Broken Cedar, unknown attributes and effects, missing ids, unknown fields in checkrein.toml. Nothing is recorded.
+    """
     from checkrein import config
     from checkrein.compose import load_bundle
+    from checkrein.storage.folder import read_folder
 
     target = folder or dir
-    problems: tuple[str, ...] = ()
+    read_folder(target)  # a folder that is not there is no finding, it is a slip
+    problems: list[str] = []
+    warnings: list[str] = []
     bundle = None
     try:
+        warnings += config.load(target).warnings
+    except ConfigError as error:
+        problems.append(f"{error} (hint: {error.hint})")
+    try:
         bundle = load_bundle(target)
-        config.load(target)
+        warnings += bundle.warnings
     except PolicyInvalid as error:
-        problems = error.problems or (str(error),)
+        problems += error.problems or (str(error),)
     if output is Output.JSON:
         print_json(
             {
                 "ok": not problems,
                 "bundle": bundle.digest if bundle else "",
-                "problems": list(problems),
-                "warnings": list(bundle.warnings) if bundle else [],
+                "problems": problems,
+                "warnings": warnings,
             }
         )
     if problems or bundle is None:
         raise PolicyInvalid(
             f"{target} has {len(problems)} problem{'s' if len(problems) != 1 else ''}",
-            problems=() if output is Output.JSON else problems,
+            problems=() if output is Output.JSON else tuple(problems),
             hint="mend the lines that are named; nothing was loaded",
         )
-    for warning in bundle.warnings:
+    for warning in warnings:
         say(f"warning: {warning}")
     if output is Output.TABLE:
         counts = f"{len(bundle.policies)} policies, {len(bundle.manifests.names())} tools, {len(bundle.cases)} tests"
-        typer.echo(f"ok: {counts}; {bundle.digest}")
+        emit(f"ok: {counts}; {bundle.digest}")
 
 
 def test(folder: Folder = None, dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE) -> None:
@@ -93,10 +135,10 @@ def test(folder: Folder = None, dir: Dir = HERE, data: Data = None, output: Form
         )
     else:
         for result in results:
-            typer.echo(f"{'pass' if result.passed else 'FAIL'}  {result.case.name}")
+            emit(plain(f"{'pass' if result.passed else 'FAIL'}  {result.case.name}"))
             for failure in result.failures:
-                typer.echo(f"      {result.case.place}: {failure}")
-        typer.echo(f"{len(results) - len(failed)} passed, {len(failed)} failed")
+                emit(plain(f"      {result.case.place}: {failure}"))
+        emit(f"{len(results) - len(failed)} passed, {len(failed)} failed")
     if not results:
         raise PolicyInvalid(f"{target} has no policy tests", hint="write some under tests/*.yaml")
     if failed:
@@ -106,7 +148,8 @@ def test(folder: Folder = None, dir: Dir = HERE, data: Data = None, output: Form
 def doctor(dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE) -> None:
     """Say what is wrong with this deployment and how to mend it, and where each setting came from.
 
-    Exits 1 when something would keep Checkrein from working.
+    Looks at settings, policies and their tests, approvers, the store, the ledger, keys, disk, upstreams and the port.
+    Exits 1 when something would keep Checkrein from working. Secrets are never printed.
     """
     from checkrein.doctor import examine
 
@@ -123,11 +166,14 @@ def doctor(dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE) ->
             ("", "what", "found", "what to do"),
             [(finding.verdict, finding.what, finding.found, finding.hint) for finding in findings],
             empty="",
+            prose=("found", "what to do"),
         )
+        emit("")
         print_table(
             ("setting", "value", "came from"),
             [(origin.name, origin.value, origin.source) for origin in origins],
             empty="no settings could be read",
+            prose=("value",),
         )
     if any(finding.verdict == "fail" for finding in findings):
         raise typer.Exit(1)

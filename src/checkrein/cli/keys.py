@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -13,45 +16,55 @@ from checkrein.cli.common import (
     Dir,
     Format,
     Output,
+    emit,
+    examples,
     operator,
     print_json,
-    print_table,
     say,
-    system,
+    store,
 )
+from checkrein.cli.tables import print_table
 from checkrein.model import ApiKey, BadRequest, Permission
 from checkrein.model.requirement import parse_span
 from checkrein.model.stamp import stamp
 
+if TYPE_CHECKING:
+    from checkrein.services.keys import Keys
+
 app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(
+    short_help="Make a key; it is shown once.",
+    epilog=examples(
+        "checkrein keys create billing-bot --owner alice --roles staff --agent billing-bot",
+        "checkrein keys create envoy --can decide --expires 90d",
+        "KEY=$(checkrein keys create auditor --can audit)",
+    ),
+)
 def create(
-    name: Annotated[str, typer.Argument(help="What the key is for, such as the agent's name.")],
-    owner: Annotated[str, typer.Option(help="The person it acts for.", show_default="NAME")] = "",
-    roles: Annotated[str, typer.Option(help="The owner's roles, by comma.")] = "",
-    agent: Annotated[str, typer.Option(help="The agent that holds it.")] = "",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the key is for, such as the agent's name.")],
+    owner: Annotated[str, typer.Option(metavar="PERSON", help="Whom it acts for.", show_default="NAME")] = "",
+    roles: Annotated[str, typer.Option(metavar="ROLES", help="The owner's roles, by comma.")] = "",
+    agent: Annotated[str, typer.Option(metavar="AGENT", help="The agent that holds it.")] = "",
     can: Annotated[
         str,
         typer.Option(
+            metavar="PERMISSIONS",
             help="By comma: `call` models and tools as the owner, `decide` for any subject (an enforcement "
-            "point), `audit` reads the ledger."
+            "point), `audit` reads the ledger.",
         ),
     ] = "call",
-    expires: Annotated[str, typer.Option(help="For how long, such as 30d.", show_default="for ever")] = "",
+    expires: Annotated[str, typer.Option(metavar="TIME", help="Until when, such as 30d.", show_default="never")] = "",
     dir: Dir = HERE,
     data: Data = None,
     output: Format = Output.TABLE,
 ) -> None:
-    """Make a key. The secret is printed once; only its SHA-256 is kept.
-
-    Example: checkrein keys create billing-bot --owner alice --roles staff --agent billing-bot
-    """
+    """Make a key and print it, alone on standard output. It is shown once; only its SHA-256 is kept."""
     permissions = tuple(dict.fromkeys(_permission(text) for text in _parts(can)))
     expires_s = parse_span(expires) if expires else 0
-    with system(dir, data) as opened:
-        key, secret = opened.keys.create(
+    with _keys(dir, data) as keys:
+        key, secret = keys.create(
             name,
             owner=owner,
             roles=tuple(_parts(roles)),
@@ -64,19 +77,22 @@ def create(
         print_json({"key": secret, **_public(key)})
         return
     say(f"{key.id} may {', '.join(key.permissions)} as {key.owner}. The key is shown only now:")
-    typer.echo(secret)
+    emit(secret)
 
 
-@app.command("list")
+@app.command("list", short_help="List the keys.", epilog=examples("checkrein keys list --dir governance"))
 def list_(dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE) -> None:
-    """List the keys, without their secrets."""
-    with system(dir, data) as opened:
-        keys, now_us = opened.keys.all(), opened.clock.now_us()
+    """List the keys, oldest first, without their secrets."""
+    from checkrein.compose import SystemClock
+
+    with _keys(dir, data) as opened:
+        keys = sorted(opened.all(), key=lambda key: key.created_us)
+    now_us = SystemClock().now_us()
     if output is Output.JSON:
         print_json([{**_public(key), "status": _status(key, now_us)} for key in keys])
         return
     print_table(
-        ("id", "name", "owner", "roles", "agent", "can", "status", "created"),
+        ("id", "name", "owner", "roles", "agent", "can", "status", "created (UTC)"),
         [
             (
                 key.id,
@@ -86,22 +102,40 @@ def list_(dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE) -> 
                 key.agent,
                 ", ".join(key.permissions),
                 _status(key, now_us),
-                stamp(key.created_us)[:19],
+                stamp(key.created_us)[:16].replace("T", " "),
             )
-            for key in sorted(keys, key=lambda key: key.created_us)
+            for key in keys
         ],
         empty="no keys yet; make one with `checkrein keys create NAME`",
+        prose=("roles", "can"),
     )
 
 
-@app.command()
+@app.command(short_help="Revoke a key, at once.", epilog=examples("checkrein keys revoke key_0123456789abcdef"))
 def revoke(
-    id: Annotated[str, typer.Argument(help="The key's id, `key_...`.")], dir: Dir = HERE, data: Data = None
+    id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, `key_...`.")],
+    dir: Dir = HERE,
+    data: Data = None,
+    output: Format = Output.TABLE,
 ) -> None:
-    """Revoke a key: from its next request on it opens nothing, in every running process."""
-    with system(dir, data) as opened:
-        key = opened.keys.revoke(id, by=operator())
+    """Revoke a key: from its next request on it opens nothing, in every running process.
+
+    Works also while the policies do not load. Revoking twice is not an error.
+    """
+    with _keys(dir, data) as keys:
+        key = keys.revoke(id, by=operator())
+    if output is Output.JSON:
+        print_json({**_public(key), "status": "revoked"})
     say(f"{key.id} ({key.name}) is revoked")
+
+
+@contextmanager
+def _keys(dir: Path, data: Path | None) -> Iterator[Keys]:
+    from checkrein.compose import SystemClock
+    from checkrein.services.keys import Keys
+
+    with store(dir, data) as opened:
+        yield Keys(opened, SystemClock())
 
 
 def _parts(text: str) -> list[str]:

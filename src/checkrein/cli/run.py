@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from checkrein.cli.common import HERE, Data, Dir, console, operator, say
+from checkrein.cli.common import HERE, Data, Dir, examples, is_terminal, operator, say
+from checkrein.cli.tables import console
 
 DEMO = Path("checkrein-demo")
+#: into a pipe or a file there is no edge; this is wide enough for the demo's table
+_DEMO_WIDTH = 160
 
 
 def register(app: typer.Typer) -> None:
-    app.command(short_help="See it work: real requests, governed and proved.")(demo)
-    app.command(short_help="Run the gateway and the decision endpoint.")(serve)
+    app.command(
+        short_help="See it work: real requests, governed and proved.",
+        epilog=examples("checkrein demo", "checkrein demo --interactive"),
+    )(demo)
+    app.command(
+        short_help="Run the gateway and the decision endpoint.",
+        epilog=examples(
+            "checkrein serve --dir governance",
+            "CHECKREIN_SERVER_PORT=9000 checkrein serve --dir governance",
+            "",
+            'curl -H "Authorization: Bearer $KEY" http://127.0.0.1:8642/readyz',
+        ),
+    )(serve)
 
 
 def demo(
     dir: Annotated[
         Path,
-        typer.Option("--dir", help="The governance folder; made when it is not there. Edit it, run again."),
+        typer.Option(
+            "--dir", metavar="DIR", help="The governance folder; made if it is not there. Edit it, run again."
+        ),
     ] = DEMO,
     data: Data = None,
     interactive: Annotated[bool, typer.Option("--interactive", help="You approve or deny, at this terminal.")] = False,
@@ -32,19 +49,29 @@ def demo(
     """
     from checkrein.demo.show import run
 
-    run(dir, data=data, interactive=interactive, who=operator(), out=console(), err=console(stderr=True))
+    width = None if is_terminal() or "COLUMNS" in os.environ else _DEMO_WIDTH
+    out, err = console(width=width), console(stderr=True, width=width)
+    run(dir, data=data, interactive=interactive, who=operator(), out=out, err=err)
 
 
 def serve(
     dir: Dir = HERE,
     data: Data = None,
-    host: Annotated[str | None, typer.Option(help="Where to listen.", show_default="127.0.0.1")] = None,
-    port: Annotated[int | None, typer.Option(help="The port; 0 takes a free one.", show_default="8642")] = None,
+    host: Annotated[str | None, typer.Option(metavar="HOST", help="Where to listen.", show_default="127.0.0.1")] = None,
+    port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="The port; 0 takes a free one.", show_default="8642")
+    ] = None,
 ) -> None:
     """Serve the gateway and the decision endpoint until SIGTERM or Ctrl-C.
 
-    Routes: POST /v1/chat/completions, GET /v1/models, POST /access/v1/evaluation and /evaluations,
-    GET /api/v1/audit/records and /api/v1/activities, GET /healthz and /readyz. Every route needs a key.
+    Then open answers may go on for `server.drain_seconds`. Every other verb works on the same store meanwhile.
+
+    \b
+    Routes, each needs a key (checkrein keys create):
+      POST /v1/chat/completions, GET /v1/models
+      POST /access/v1/evaluation and /access/v1/evaluations
+      GET  /api/v1/audit/records and /api/v1/activities
+      GET  /healthz and /readyz
     """
     from checkrein.compose import open_system
     from checkrein.web.server import serve as run
@@ -53,6 +80,8 @@ def serve(
     try:
         server = opened.config.server
         app = opened.app()
+        for warning in opened.loaded.warnings:
+            say(f"warning: {warning}")
         if not opened.keys.all():
             say("no keys yet: make one with `checkrein keys create NAME`")
         if not opened.config.upstreams:

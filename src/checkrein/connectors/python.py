@@ -1,22 +1,30 @@
 """Functions as tools: `@governed` turns a call into a `Request`, and runs it only with a recorded decision.
 
-The arguments by name are the action's input. Where policy redacts, the function gets the redacted arguments.
+The arguments by name are the action's input. What is decided is what runs: the function gets copies of lists and
+dicts, taken before the decision, and the redacted values where policy redacts.
 """
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
-from typing import Any, ParamSpec, TypeVar, cast
+from collections.abc import Awaitable, Callable, Mapping
+from typing import ParamSpec, TypeVar, cast
 
 from checkrein.model import Action, BadRequest, ConfigError, Request, Resource, Subject
+from checkrein.model.json import as_json
+from checkrein.model.request import PROMPT
 from checkrein.services.gateway import Gateway, Governed
 
 P = ParamSpec("P")
 R = TypeVar("R")
 #: what the ledger names as the caller of a function in this process
 CALLER = "python"
+#: a first parameter of this name is what a method is bound to, and no argument of the tool
+_BOUND_TO = ("self", "cls")
+_VAR_POSITIONAL, _VAR_KEYWORD = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
 
 
 def governed(
@@ -27,10 +35,16 @@ def governed(
     agent: str = "",
     resource: str = "",
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate a sync or async function as the tool `tool`; `who` gives the acting subject at each call."""
+    """Decorate a sync or async function as the tool `tool`; `who` gives the acting subject at each call.
+
+    Raises `ConfigError` for what cannot be governed: a generator, whose body runs after the call has ended.
+    """
+    if not tool or len(tool) > 512 or tool == PROMPT:
+        raise ConfigError(f"`{tool[:80]}` is no name of a tool", hint="name it as in tools.yaml")
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        signature = inspect.signature(function)
+        _refuse_ungovernable(tool, function)
+        arguments = _Arguments(tool, inspect.signature(function))
 
         def read(*args: P.args, **kwargs: P.kwargs) -> tuple[Request, inspect.BoundArguments]:
             subject = who()
@@ -39,10 +53,9 @@ def governed(
                     f"nobody is acting: the call of `{tool}` has no subject",
                     hint="pass `subject=` to `governed`, or call inside `with governor.acting_as(...)`",
                 )
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
+            bound = arguments.bind(args, kwargs)
             context = {"agent": {"id": agent}} if agent else {}
-            action = Action(tool, {"input": _input(tool, bound)})
+            action = Action(tool, {"input": arguments.input(bound)})
             return Request(subject, action, Resource("tool", resource or tool), context), bound
 
         if inspect.iscoroutinefunction(function):
@@ -50,59 +63,107 @@ def governed(
             @functools.wraps(function)
             async def awaited(*args: P.args, **kwargs: P.kwargs) -> object:
                 request, bound = read(*args, **kwargs)
-                async with gateway.action(request, caller=CALLER) as governed_action:
-                    _rebind(bound, governed_action)
-                    return await cast("Awaitable[object]", function(*bound.args, **bound.kwargs))
+                async with gateway.action(request, caller=CALLER) as action:
+                    arguments.redact(bound, request, action)
+                    return _ended(tool, await cast("Awaitable[object]", function(*bound.args, **bound.kwargs)))
 
             return cast("Callable[P, R]", awaited)
 
         @functools.wraps(function)
         def called(*args: P.args, **kwargs: P.kwargs) -> R:
             request, bound = read(*args, **kwargs)
-            with gateway.action_sync(request, caller=CALLER) as governed_action:
-                _rebind(bound, governed_action)
-                return function(*bound.args, **bound.kwargs)
+            with gateway.action_sync(request, caller=CALLER) as action:
+                arguments.redact(bound, request, action)
+                return _ended(tool, function(*bound.args, **bound.kwargs))
 
         return called
 
     return decorate
 
 
-def _input(tool: str, bound: inspect.BoundArguments) -> dict[str, Any]:
-    """The arguments by name, as JSON; `self` is not an argument of the tool."""
-    given: dict[str, Any] = {}
-    for name, value in bound.arguments.items():
-        kind = bound.signature.parameters[name].kind
-        if kind is inspect.Parameter.VAR_KEYWORD:
-            given.update(value)
-        elif name != "self":
-            given[name] = list(value) if kind is inspect.Parameter.VAR_POSITIONAL else value
-    for name, value in given.items():
-        if not _is_json(value):
+class _Arguments:
+    """How a function's arguments become the action's input, and a redacted input becomes arguments again."""
+
+    def __init__(self, tool: str, signature: inspect.Signature) -> None:
+        self._tool = tool
+        self._signature = signature
+        names = list(signature.parameters)
+        named = names[1:] if names and names[0] in _BOUND_TO else names
+        self._kinds = {name: signature.parameters[name].kind for name in named}
+
+    def bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> inspect.BoundArguments:
+        """The arguments by name, with defaults, as copies that nobody else can change while people decide."""
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        for name in self._kinds:
+            if isinstance(bound.arguments[name], dict | list | tuple):
+                bound.arguments[name] = copy.deepcopy(bound.arguments[name])
+        return bound
+
+    def input(self, bound: inspect.BoundArguments) -> dict[str, object]:
+        """The arguments as JSON; raises `BadRequest` for what no policy could look into."""
+        given: dict[str, object] = {}
+        for name, kind in self._kinds.items():
+            value = bound.arguments[name]
+            if kind is _VAR_KEYWORD:
+                if hidden := sorted(self._kinds.keys() & value.keys()):
+                    raise BadRequest(
+                        f"`{hidden[0]}` is given twice to `{self._tool}`, by place and by name",
+                        hint="one of the two would be hidden from policy; give another name",
+                    )
+                given |= {key: self._json(key, item) for key, item in value.items()}
+            else:
+                given[name] = self._json(name, value)
+        return given
+
+    def redact(self, bound: inspect.BoundArguments, asked: Request, action: Governed) -> None:
+        """Put redacted values in the place of the given ones; what holds nothing to redact stays as it was."""
+        if not action.redacted:
+            return
+        before, after = asked.action.input, action.request.action.input
+        for name, kind in self._kinds.items():
+            if kind is _VAR_KEYWORD:
+                # a name can hold personal data too, and is then another one
+                more = {key: item for key, item in after.items() if key not in self._kinds}
+                given = bound.arguments[name]
+                bound.arguments[name] = {
+                    key: given[key] if key in given and before[key] == item else item for key, item in more.items()
+                }
+            elif after[name] != before[name]:
+                is_tuple = isinstance(bound.arguments[name], tuple)
+                bound.arguments[name] = tuple(after[name]) if is_tuple else after[name]
+
+    def _json(self, name: str, value: object) -> object:
+        try:
+            return as_json(value)
+        except BadRequest as error:
             raise BadRequest(
-                f"the argument `{name}` of `{tool}` is a {type(value).__name__}, which no policy can look into",
-                hint="pass text, numbers, true or false, lists and dicts",
-            )
-    return given
+                f"no policy can look into the argument `{name}` of `{self._tool}`: {error}", hint=error.hint
+            ) from error
 
 
-def _is_json(value: object) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_json(item) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return all(_is_json(item) for item in value)
-    return value is None or isinstance(value, str | int | float | bool)
+def _refuse_ungovernable(tool: str, function: object) -> None:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigError(
+            f"`{tool}` is a generator: it would run after its end is recorded",
+            hint="return a list, or govern the function that is called for each item",
+        )
+    if isinstance(function, staticmethod | classmethod | type) or not callable(function):
+        raise ConfigError(
+            f"`{tool}` is a {type(function).__name__}, not a function",
+            hint="put `governed` directly above the `def`",
+        )
 
 
-def _rebind(bound: inspect.BoundArguments, action: Governed) -> None:
-    """Put the redacted arguments in the place of the given ones."""
-    if not action.redacted:
-        return
-    clean = action.request.action.input
-    for name in bound.arguments:
-        kind = bound.signature.parameters[name].kind
-        if kind is inspect.Parameter.VAR_KEYWORD:
-            bound.arguments[name] = {key: clean[key] for key in bound.arguments[name]}
-        elif name in clean:
-            positional = kind is inspect.Parameter.VAR_POSITIONAL
-            bound.arguments[name] = tuple(clean[name]) if positional else clean[name]
+def _ended(tool: str, result: R) -> R:
+    """The result, unless it is something that has yet to run: the end about to be recorded would be none."""
+    if inspect.iscoroutine(result) or inspect.isgenerator(result):
+        result.close()
+    elif isinstance(result, asyncio.Future):
+        result.cancel()
+    elif not (inspect.isasyncgen(result) or inspect.isawaitable(result)):
+        return result
+    raise ConfigError(
+        f"`{tool}` returned a {type(result).__name__} that has yet to run",
+        hint="govern the `async def` itself, with `governed` directly above it",
+    )

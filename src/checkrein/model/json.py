@@ -8,6 +8,7 @@ integers within 2^53-1, ASCII keys), where sorting by code point and by UTF-16 u
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -91,7 +92,7 @@ def as_json(value: object, *, levels: int = MAX_DEPTH) -> object:
     if isinstance(value, int):
         return int.__int__(value)
     if isinstance(value, float):
-        return _float(float.__repr__(value)) if value == value else _constant("NaN")
+        return float.__float__(value) if math.isfinite(value) else _constant(str(value))
     if not isinstance(value, Mapping | list | tuple):
         raise BadRequest(f"a {type(value).__name__} is not JSON", hint="pass text, numbers, lists and dicts")
     if not levels:

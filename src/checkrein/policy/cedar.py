@@ -60,6 +60,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.file}:{self.line}"
 
 
+_SPLIT = "split it into several policies"
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-/:]{0,127}")
 _KINDS = {"require_review": Kind.REVIEW, "redact": Kind.REDACT}
 #: annotation -> the duty it belongs to
@@ -73,13 +74,15 @@ def read_policies(text: str, file: str, *, strict: bool) -> tuple[tuple[Policy, 
     do not hold together are problems in either mode. With a syntax error there are no policies at all.
     """
     parts = segments(text)
+    if excess := [problem(f"{file}:{part.line}", part.excess(), _SPLIT) for part in parts if part.excess()]:
+        return (), tuple(excess)
     try:
         parsed = cast("dict[str, dict[str, dict[str, object]]]", json.loads(cedarpy.policies_to_json_str(text)))
     except ValueError as error:
         line, message = culprit(parts, _parse_error, str(error))
         return (), (problem(f"{file}:{line}", message, "mend the syntax"),)
     except RecursionError:
-        return (), (problem(f"{file}:1", "a condition is nested too deeply", "split it into several policies"),)
+        return (), (problem(f"{file}:1", "a condition is nested too deeply", _SPLIT),)
     problems: list[str] = []
     for name in parsed["templates"]:
         line = _segment(parts, name).line

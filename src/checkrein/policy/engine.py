@@ -1,8 +1,8 @@
 """`PolicySet.evaluate`: the four outcomes, the policies that determined them, the policies that erred.
 
 No satisfied permit: DENY. Any plain forbid: DENY. Else any review: REQUIRE_REVIEW. Else any redaction:
-ALLOW_WITH_REDACTION. Else ALLOW. Where Cedar skips a policy that errs, this does not: an erring forbid
-denies, and an erring review or redaction denies whatever would otherwise run. An erring permit grants nothing.
+ALLOW_WITH_REDACTION. Else ALLOW. Where Cedar skips a policy that errs, this does not: a forbid, review
+or redaction that errs denies, since it might have been stricter. An erring permit grants nothing.
 """
 
 from __future__ import annotations
@@ -58,15 +58,14 @@ class PolicyResult(msgspec.Struct, frozen=True):
 
 
 def _decide(satisfied: Mapping[Kind, Ids], erring: Mapping[Kind, Ids]) -> tuple[Outcome, Ids]:
-    grants, forbids = satisfied.get(Kind.GRANT), satisfied.get(Kind.FORBID)
-    if forbids:
+    if forbids := satisfied.get(Kind.FORBID):
         return Outcome.DENY, forbids
-    if not grants or erring.get(Kind.FORBID):
+    grants = satisfied.get(Kind.GRANT)
+    # an erring review under a satisfied one denies too: else adding a review would loosen a DENY
+    if not grants or any(kind is not Kind.GRANT for kind in erring):
         return Outcome.DENY, _NONE
     if reviews := satisfied.get(Kind.REVIEW):
         return Outcome.REQUIRE_REVIEW, reviews
-    if erring.get(Kind.REVIEW) or erring.get(Kind.REDACT):
-        return Outcome.DENY, _NONE
     if redacts := satisfied.get(Kind.REDACT):
         return Outcome.ALLOW_WITH_REDACTION, redacts
     return Outcome.ALLOW, grants
@@ -75,8 +74,9 @@ def _decide(satisfied: Mapping[Kind, Ids], erring: Mapping[Kind, Ids]) -> tuple[
 class PolicySet:
     """Policies compiled once, ready to evaluate. Immutable and safe to share between threads.
 
-    `actions` are the action entities that are known beforehand, with their groups: the policies that speak of
-    each are gathered at once. Any other action is gathered when it is asked for.
+    `actions` are the action entities that are known beforehand, with all their groups: the policies that speak
+    of each are gathered at once, and the first of a name stands in where a request brings no entity for it. The
+    policies of any other action are gathered when it is asked for.
     """
 
     def __init__(self, policies: Iterable[Policy], *, actions: Iterable[Entity] = ()) -> None:
@@ -84,8 +84,9 @@ class PolicySet:
         self._order = sorted(self._policies)
         compiled = [compile_policy(self._policies[id]) for id in self._order]
         self._index = _ActionIndex(compiled)
-        self._actions = tuple(actions)
-        for entity in self._actions:
+        self._actions: dict[Uid, Entity] = {}
+        for entity in actions:
+            self._actions.setdefault(entity.uid, entity)
             self._index.prepare(entity.uid, entity.parents)
         self.not_compiled: Ids = tuple(item.id for item in compiled if not item.native)
 
@@ -139,8 +140,8 @@ class PolicySet:
         """
         known = entities if isinstance(entities, Entities) else Entities.from_json(entities)
         act = Uid.from_json(action)
-        if act not in known.by_uid and self._actions:
-            known = known.with_added(entity for entity in self._actions if entity.uid == act)
+        if act not in known.by_uid and act in self._actions:
+            known = known.with_added([self._actions[act]])
         record = from_json(context)
         if not isinstance(record, dict):
             raise BadRequest("the context is not a record", hint="send an object of names and values")

@@ -8,7 +8,7 @@ from typing import cast
 import msgspec
 
 from checkrein.model import BadRequest
-from checkrein.policy.values import Uid, Value, record_from_json
+from checkrein.policy.values import Uid, Value, equal, record_from_json
 
 _NOBODY: frozenset[Uid] = frozenset()
 
@@ -45,6 +45,12 @@ def _record(members: Mapping[str, object], name: str) -> dict[str, Value]:
     return record_from_json(value)
 
 
+def _same(one: Entity, other: Entity) -> bool:
+    return one is other or (
+        one.parents == other.parents and equal(one.attrs, other.attrs) and equal(one.tags, other.tags)
+    )
+
+
 class Entities:
     """A set of entities, read and closed once. Immutable; `with_added` gives a new set.
 
@@ -71,7 +77,7 @@ class Entities:
 
     def with_added(self, entities: Iterable[Entity]) -> Entities:
         """This set and these besides; what stands here is not read again."""
-        added = [entity for entity in entities if self.by_uid.get(entity.uid) != entity]
+        added = list(entities)
         together = Entities()
         together.by_uid = dict(self.by_uid)
         for entity in added:
@@ -87,7 +93,7 @@ class Entities:
         return len(self.by_uid)
 
     def _add(self, entity: Entity) -> None:
-        if self.by_uid.setdefault(entity.uid, entity) != entity:
+        if not _same(self.by_uid.setdefault(entity.uid, entity), entity):
             raise BadRequest("an entity stands twice in the entities", hint="send each entity once")
 
     def _close(self, entity: Entity) -> None:

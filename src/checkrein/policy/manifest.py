@@ -15,7 +15,8 @@ from typing import cast
 import msgspec
 
 from checkrein.model import PolicyInvalid
-from checkrein.policy.effect import Effect, effects_of_name
+from checkrein.policy.effect import Effect as Effect
+from checkrein.policy.effect import effects_of_name
 from checkrein.policy.source import Checker, Path, kind_of, read_yaml
 
 MAX_NAME = 128

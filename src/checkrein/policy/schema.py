@@ -22,8 +22,9 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 
 from checkrein.model.request import PROMPT
+from checkrein.policy.effect import Effect
 from checkrein.policy.entities import Entity
-from checkrein.policy.manifest import Effect, Manifest, Manifests
+from checkrein.policy.manifest import Manifest, Manifests
 from checkrein.policy.values import Uid
 
 #: argument type -> Cedar type; the others are not shown to policies

@@ -13,6 +13,12 @@ import msgspec
 _TOKEN = re.compile(r'(?P<skip>\s+|//[^\n]*)|"(?:\\.|[^"\\])*"|[^\W\d]\w*|\d+|::|==|!=|<=|>=|&&|\|\||.', re.DOTALL)
 
 
+#: cedarpy's parser recurses on the C stack and takes the process with it: 800 brackets end it on 8 MiB
+MAX_BRACKETS = 150
+MAX_CHOICES = 500
+MAX_TOKENS = 6_000
+
+
 class Token(msgspec.Struct, frozen=True):
     text: str
     line: int
@@ -36,6 +42,18 @@ class Segment(msgspec.Struct, frozen=True):
             if at.text == "@" and name.text == annotation:
                 return name.line
         return self.line
+
+    def excess(self) -> str:
+        """What is too deep or too long for the parser to be trusted with, or an empty string."""
+        depth = deepest = 0
+        for token in self.tokens:
+            depth += (token.text in ("(", "[", "{")) - (token.text in (")", "]", "}"))
+            deepest = max(deepest, depth)
+        if deepest > MAX_BRACKETS:
+            return f"brackets are nested deeper than {MAX_BRACKETS} levels"
+        if sum(token.text == "if" for token in self.tokens) > MAX_CHOICES:
+            return f"there are more than {MAX_CHOICES} `if` in one policy"
+        return f"the policy is longer than {MAX_TOKENS} tokens" if len(self.tokens) > MAX_TOKENS else ""
 
     def head(self, count: int) -> str:
         """The text of the first `count` tokens."""

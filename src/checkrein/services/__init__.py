@@ -4,6 +4,10 @@
 `gateway`    runs one governed action: decide, record, execute, record (sync and async)
 `approvals`  lists, shows and votes; the state machine in the store
 `audit`      reads, verifies and exports the ledger; activity rows
+`records`    what happened, as ledger drafts
+`recovery`   after a crash: a start without an end becomes `execution.unknown`
+`turns`      prompts in flight, so that an agent gateway's tool calls are decided for the person
+`ids`        unguessable ids
 `keys`       API keys: create, find, revoke
 
 Start with `gateway`.

@@ -8,6 +8,7 @@ when it is wrong. `running` are the executions that have a start and no end.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,16 +56,14 @@ CREATE INDEX row_state ON "row" (room, state, id);
 def prepare(path: Path) -> None:
     """Make the database file (0600) and its tables if they are not there. One process at a time.
 
-    Raises `ConfigError` for a file of another program or a newer version, `LedgerInvalid` for a damaged one.
+    Raises `ConfigError` for a file of another program or a newer version, `LedgerInvalid` for a damaged one,
+    `OSError` for one that cannot be made.
     """
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # only a file that is not there yet: closing a descriptor of one that is in use would drop SQLite's locks on it
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         connection = connect(path)
-    except OSError as error:
-        raise StoreUnavailable(
-            f"`{path}` cannot be opened: {(error.strerror or '').lower()}",
-            hint="check who owns it and its directory",
-        ) from error
     except apsw.Error as error:
         raise trouble(error, path) from error
     try:

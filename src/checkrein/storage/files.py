@@ -62,7 +62,7 @@ class DataDir:
             signer = Signer.from_secret(text.decode("utf-8", "replace"))
         except ConfigError as error:
             raise ConfigError(f"`{self.path / 'signer.key'}`: {error}", hint=error.hint) from error
-        if not (self.path / "signer.pub").exists():
+        if self.vkey() != signer.vkey:
             write_atomic(self.path / "signer.pub", (signer.vkey + "\n").encode(), mode=0o644)
         return signer
 

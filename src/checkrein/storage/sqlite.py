@@ -47,15 +47,21 @@ class SqliteStore(SqliteReader):
     ) -> None:
         files = data if isinstance(data, DataDir) else DataDir(data)
         files.create()
-        with files.locked("open.lock", wait_s=_OPEN_S) as mine:
-            if not mine:
-                raise StoreUnavailable(f"another process is opening `{files.path}`", hint="try again")
-            prepare(files.database)
+        try:
+            with files.locked("open.lock", wait_s=_OPEN_S) as mine:
+                if not mine:
+                    raise StoreUnavailable(f"another process is opening `{files.path}`", hint="try again")
+                prepare(files.database)
+            signer = files.signer(origin)
+            self._keeper = Keeper(files, signer, every_s=checkpoint_every_s, every_records=checkpoint_every)
+            self._keeper.start()
+            self._owner = Owner(files.owners)
+        except OSError as error:
+            raise StoreUnavailable(
+                f"the store in `{files.path}` cannot be opened: {(error.strerror or '').lower()}",
+                hint="check the permissions of the directory and the space on its disk",
+            ) from error
         super().__init__(files)
-        signer = files.signer(origin)
-        self._keeper = Keeper(files, signer, every_s=checkpoint_every_s, every_records=checkpoint_every)
-        self._keeper.start()
-        self._owner = Owner(files.owners)
         self._writer = Writer(
             files.database,
             Stamper(clock, randomness),
