@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import openai
 import pytest
 
-from checkrein.compose import System
+from checkrein.compose import System, open_system
+from checkrein.config import UpstreamConfig
 from checkrein.flow.approval import State
 from checkrein.model import StoreUnavailable
 from checkrein.ports import RecordQuery, Unit
+from checkrein.storage.sqlite import SqliteStore
+from checkrein.web.server import BackgroundServer
 from fakes import FakeModel
 
 CHAT = "/v1/chat/completions"
@@ -145,6 +150,12 @@ async def test_a_stream_passes_through_and_its_end_is_recorded_before_its_last_p
     assert kinds(system, trace_id)[-1] == "execution.finished"
 
 
+async def test_each_part_of_a_stream_is_sent_as_it_comes(http: aiohttp.ClientSession, model: FakeModel):
+    model.stream, model.falls_silent = [b"data: first\n\n"], True
+    async with http.post(CHAT, json=body("hi", stream=True)) as reply:
+        assert await reply.content.readany() == b"data: first\n\n"
+
+
 async def test_the_official_client_works_plain_and_streaming(server: str, key: str, model: FakeModel):
     async with openai.AsyncOpenAI(base_url=f"{server}/v1", api_key=key, max_retries=0) as client:
         answer = await client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
@@ -223,6 +234,46 @@ async def test_a_body_over_the_limit_is_413(http: aiohttp.ClientSession, model: 
     assert model.calls == 0
 
 
-async def test_a_model_that_nobody_serves_is_404(folder: Any, system: System, http: aiohttp.ClientSession):
-    async with http.get("/v1/models") as reply:
-        assert await reply.json() == {"object": "list", "data": []}
+async def chat_with(folder: Path, upstreams: dict[str, UpstreamConfig]) -> tuple[int, dict[str, Any], System]:
+    """One prompt through a Checkrein with these upstreams: the status, the error, and the closed system."""
+    system = open_system(folder, upstreams=upstreams)
+    try:
+        _, secret = system.keys.create("alice", by="tests")
+        headers = {"authorization": f"Bearer {secret}"}
+        with BackgroundServer(system.app()) as server:
+            async with (
+                aiohttp.ClientSession(server.url, headers=headers) as http,
+                http.post(CHAT, json=body("hi")) as reply,
+            ):
+                return reply.status, (await reply.json())["error"], system
+    finally:
+        system.close()
+
+
+async def test_an_upstream_that_cannot_be_reached_is_502_and_recorded_as_failed(folder: Path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        nobody = UpstreamConfig(base_url=f"http://127.0.0.1:{unused.getsockname()[1]}/v1")
+        status, error, system = await chat_with(folder, {"gone": nobody})
+    assert (status, error["code"]) == (502, "upstream_unavailable")
+    assert "cannot be reached" in error["message"]
+    reader = SqliteStore.open_readonly(system.data)
+    try:
+        *_, last = reader.records(RecordQuery())
+    finally:
+        reader.close()
+    assert (last.kind, last.body["status"], last.body["error"]) == (
+        "execution.finished",
+        "failed",
+        "UpstreamUnavailable",
+    )
+
+
+async def test_a_model_that_nobody_serves_is_404_and_says_which_are(folder: Path):
+    other = UpstreamConfig(base_url="http://127.0.0.1:9/v1", models=("gpt-*",))
+    status, error, _ = await chat_with(folder, {"other": other})
+    assert (status, error["code"]) == (404, "model_not_found")
+    assert "gpt-*" in error["message"]
+    status, error, _ = await chat_with(folder, {})
+    assert status == 404
+    assert "[upstreams.NAME]" in error["message"]

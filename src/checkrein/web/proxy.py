@@ -25,6 +25,9 @@ from checkrein.web.guard import allow
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 #: an upstream's JSON answer is held whole; a longer one is refused
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
+#: what ends a stream; it is sent only when the end is on disk, and the connection is not ended before that either
+DONE = b"[DONE]"
+MAX_HELD_BYTES = 64 * 1024
 #: headers of the upstream's answer that the caller may see
 ANSWER_HEADERS = ("content-type", "openai-processing-ms", "x-request-id", "x-backend")
 
@@ -151,14 +154,17 @@ class Answer:
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})
 
     async def stream(self, parts: AsyncIterator[bytes]) -> tuple[bytes, int]:
-        """Send each part when the next one is there, so that the last one stays in hand."""
+        """Send each part as it comes, but keep what closes the stream in hand, from `[DONE]` on."""
         held = b""
         size = 0
         async for part in parts:
-            if held:
-                await self._send({"type": "http.response.body", "body": held, "more_body": True})
-            held = part
             size += len(part)
+            if held or DONE in part:
+                held += part
+                if len(held) > MAX_HELD_BYTES:
+                    raise UpstreamUnavailable("the upstream goes on after it said `[DONE]`", hint="look at its log")
+            else:
+                await self._send({"type": "http.response.body", "body": part, "more_body": True})
         return held, size
 
     async def end(self, last: bytes) -> None:
