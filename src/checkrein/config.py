@@ -1,29 +1,34 @@
 """Configuration: flags > environment > `.env` > `checkrein.toml` > defaults; each value knows where it came from.
 
 Environment names are `CHECKREIN_<SECTION>_<FIELD>` (`CHECKREIN_SERVER_PORT`), or `CHECKREIN_<FIELD>` for what
-stands outside a section (`CHECKREIN_ENVIRONMENT`). Unknown fields are errors: a misspelt limit is no limit.
+stands outside a section (`CHECKREIN_ENVIRONMENT`). Unknown fields are errors: a misspelt limit is no limit. An
+error names where the value stands; it never shows one that may be a secret.
 """
 
 from __future__ import annotations
 
+import difflib
+import math
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import msgspec
-from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
-from checkrein.model import ConfigError
+from checkrein.model import BadRequest, ConfigError
 from checkrein.model.requirement import parse_span
 
 FILE = "checkrein.toml"
 PREFIX = "CHECKREIN_"
 #: names that configure clients of a running server, not the server
 CLIENT_NAMES = ("CHECKREIN_API_URL", "CHECKREIN_API_KEY")
-#: names that steer the development of Checkrein itself
-OTHER_NAMES = ("CHECKREIN_DEEP",)
+#: names that are read elsewhere: by the command line, and in the development of Checkrein itself
+OTHER_NAMES = ("CHECKREIN_DIR", "CHECKREIN_TRACEBACK", "CHECKREIN_DEEP", "CHECKREIN_UPDATE_GOLDEN")
 
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,6 +100,12 @@ class Loaded(msgspec.Struct, frozen=True):
 
 #: sections whose fields flags and the environment may set, with the type of the section
 SECTIONS: dict[str, type[msgspec.Struct]] = {"server": Server, "approvals": ApprovalsConfig}
+#: sections that hold one table for each name
+NAMED: dict[str, type[msgspec.Struct]] = {"upstreams": UpstreamConfig, "people": Person}
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TIMEOUTS = ("connect_timeout", "first_byte_timeout", "idle_timeout", "total_timeout")
+_TOML_PLACE = re.compile(r"(.*) \(at line (\d+), column (\d+)\)", re.DOTALL)
 
 
 def load(
@@ -103,29 +114,62 @@ def load(
     """Read the configuration of a governance folder.
 
     `flags` are dotted names (`server.port`) the user gave on the command line; `None` values are ignored. Raises
-    `ConfigError` that names the file, the field and what to do.
+    `ConfigError` that names the file or variable, the field and what to do.
     """
     environ = dict(os.environ if environ is None else environ)
-    dotenv = _dotenv(folder)
+    dotenv = _dotenv(folder / ".env")
     values = _toml(folder / FILE)
     sources = dict.fromkeys(_flat(values), FILE)
     _overlay(values, sources, _from_environment(dotenv), ".env")
     _overlay(values, sources, _from_environment(environ), "environment")
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     _overlay(values, sources, given, "flag")
+    places = _Places(folder, sources)
     try:
         config = msgspec.convert(values, Config, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{folder / FILE}: {_plain(str(error))}", hint=_hint(str(error))) from error
-    _check(config)
-    return Loaded(config, _origins(config, sources), {**dotenv, **environ}, _warnings(config, {**dotenv, **environ}))
+        raise _explain(str(error), values, places) from error
+    _check(config, places)
+    variables = {**dotenv, **environ}
+    return Loaded(config, _origins(config, sources), variables, _warnings(config, variables))
 
 
-def _dotenv(folder: Path) -> dict[str, str]:
-    path = folder / ".env"
+class _Places:
+    """Where a value stands, in words for an error."""
+
+    def __init__(self, folder: Path, sources: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._sources = sources
+
+    def of(self, name: str) -> str:
+        source = self._sources.get(name, FILE)
+        if source == "flag":
+            return f"`--{name.rpartition('.')[2].replace('_', '-')}`"
+        if source == FILE:
+            return f"{self._folder / FILE}: `{name}`"
+        variable = PREFIX + name.replace(".", "_").upper()
+        return f"`{variable}` in {self._folder / '.env' if source == '.env' else 'the environment'}"
+
+    def error(self, name: str, message: str, hint: str) -> ConfigError:
+        return ConfigError(f"{self.of(name)} {message}", hint=hint)
+
+
+def _dotenv(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
-    return {name: value for name, value in dotenv_values(path, interpolate=False).items() if value is not None}
+    found: dict[str, str] = {}
+    try:
+        with path.open(encoding="utf-8") as stream:
+            for binding in parse_stream(stream):
+                if binding.error:
+                    raise ConfigError(f"{path}:{binding.original.line}: not a setting", hint="write `NAME=value`")
+                if binding.key and binding.value is not None:
+                    found[binding.key] = binding.value
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8", hint="save the file as UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {(error.strerror or '').lower()}", hint="make the file readable") from error
+    return found
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -133,10 +177,17 @@ def _toml(path: Path) -> dict[str, Any]:
         return {}
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML: {error}", hint="mend the line that is named") from error
+    except tomllib.TOMLDecodeError as error:
+        match = _TOML_PLACE.fullmatch(str(error))
+        place = f"{path}:{match[2]}:{match[3]}" if match else str(path)
+        why = match[1] if match else str(error)
+        raise ConfigError(
+            f"{place}: not TOML: {why[:1].lower()}{why[1:]}", hint="mend the line that is named"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8", hint="save the file as UTF-8") from error
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}", hint="make the file readable") from error
+        raise ConfigError(f"{path}: {(error.strerror or '').lower()}", hint="make the file readable") from error
 
 
 def _from_environment(variables: Mapping[str, str]) -> dict[str, object]:
@@ -159,11 +210,9 @@ def _split(section: str, field: str, text: str) -> object:
 def _overlay(values: dict[str, Any], sources: dict[str, str], found: Mapping[str, object], source: str) -> None:
     for name, value in found.items():
         section, _, field = name.rpartition(".")
-        table = values
-        if section:
-            table = values.setdefault(section, {})
-            if not isinstance(table, dict):
-                raise ConfigError(f"`{section}` is not a table", hint=f"write `[{section}]` in {FILE}")
+        table = values.setdefault(section, {}) if section else values
+        if not isinstance(table, dict):
+            continue  # the file has something else there, and the conversion says so
         table[field] = value
         sources[name] = source
 
@@ -184,22 +233,50 @@ def _origins(config: Config, sources: Mapping[str, str]) -> tuple[Origin, ...]:
 
 
 def _show(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _check(config: Config) -> None:
-    if not 0 <= config.server.port <= 65535:
-        raise ConfigError(f"`server.port` is {config.server.port}", hint="choose a port from 0 to 65535")
-    if config.server.max_body_bytes < 1024:
-        raise ConfigError("`server.max_body_bytes` is below 1024", hint="give it in bytes")
-    parse_span(config.approvals.retry_after)
+def _check(config: Config, places: _Places) -> None:
+    server = config.server
+    if not 0 <= server.port <= 65535:
+        raise places.error("server.port", f"is {server.port}", "choose a port from 0 to 65535")
+    if server.max_body_bytes < 1024:
+        raise places.error("server.max_body_bytes", "is below 1024", "give it in bytes")
+    if server.drain_seconds < 0:
+        raise places.error("server.drain_seconds", "is negative", "give it in seconds")
+    try:
+        parse_span(config.approvals.retry_after)
+    except BadRequest as error:
+        raise places.error("approvals.retry_after", "is not a length of time", error.hint) from error
     for name, upstream in config.upstreams.items():
-        if not upstream.base_url.startswith(("http://", "https://")):
-            raise ConfigError(f"`upstreams.{name}.base_url` is not an http(s) address", hint="write `https://host/v1`")
-        if upstream.kind not in ("openai", "openclaw"):
-            raise ConfigError(f"`upstreams.{name}.kind` is `{upstream.kind}`", hint="choose `openai` or `openclaw`")
-        if upstream.api_key_env and upstream.api_key_file:
-            raise ConfigError(f"`upstreams.{name}` names two credentials", hint="keep `api_key_env` or `api_key_file`")
+        _check_upstream(f"upstreams.{name}", upstream, places)
+
+
+def _check_upstream(name: str, given: UpstreamConfig, places: _Places) -> None:
+    if not _is_base_url(given.base_url):
+        # the address itself stays out of the message: it may hold a password
+        hint = "write `https://host/v1`, without user, password or query"
+        raise places.error(f"{name}.base_url", "is not an http(s) address", hint)
+    if given.kind not in ("openai", "openclaw"):
+        raise places.error(f"{name}.kind", f"is `{given.kind}`", "choose `openai` or `openclaw`")
+    if given.api_key_env and not _VARIABLE.fullmatch(given.api_key_env):
+        # somebody may have written the key itself
+        hint = "name a variable, such as `OPENAI_API_KEY`, and put the key there"
+        raise places.error(f"{name}.api_key_env", "is not the name of a variable", hint)
+    if given.api_key_env and given.api_key_file:
+        raise places.error(name, "names two credentials", "keep `api_key_env` or `api_key_file`")
+    for field in _TIMEOUTS:
+        if not 0 < getattr(given, field) < math.inf:
+            raise places.error(f"{name}.{field}", "is not a positive number", "give it in seconds")
+
+
+def _is_base_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        sound = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
+    return sound and "@" not in url.netloc and not url.query and not url.fragment
 
 
 def _warnings(config: Config, variables: Mapping[str, str]) -> tuple[str, ...]:
@@ -207,18 +284,50 @@ def _warnings(config: Config, variables: Mapping[str, str]) -> tuple[str, ...]:
     known |= {f"{PREFIX}{s}_{f}".upper() for s, kind in SECTIONS.items() for f in kind.__struct_fields__}
     known |= {upstream.api_key_env for upstream in config.upstreams.values()}
     unknown = sorted(name for name in variables if name.startswith(PREFIX) and name not in known)
-    return tuple(f"`{name}` is set but nothing reads it" for name in unknown)
+    return tuple(f"`{name}` is set but nothing reads it{_meant(name, known)}" for name in unknown)
 
 
-def _plain(message: str) -> str:
-    """msgspec's message with the path first: `server.port: expected int, got str`."""
+def _explain(message: str, values: Mapping[str, Any], places: _Places) -> ConfigError:
+    """What msgspec found (`Expected int, got str - at $.server.port`), with the place and without the value."""
+    text, where = _split_message(message)
+    section = where.partition("[...]")[0]
+    if section in NAMED and len(section) < len(where):  # msgspec does not say which of the named tables it is
+        where, text = _in_named(section, values[section], text)
+    text = (text[:1].lower() + text[1:]).replace("`object`", "`table`")
+    if text.startswith("object contains unknown field"):
+        field = text.split("`")[1]
+        known = _fields(where)
+        return places.error(
+            f"{where}.{field}".lstrip("."),
+            "is an unknown field" + _meant(field, known),
+            f"known here: {', '.join(known)}",
+        )
+    if not where:
+        return ConfigError(f"{places.of('')}: {text}", hint="mend the value")
+    return places.error(where, f"cannot be used: {text}", "mend the value")
+
+
+def _in_named(section: str, table: Mapping[str, Any], text: str) -> tuple[str, str]:
+    for name, entry in table.items():
+        try:
+            msgspec.convert(entry, NAMED[section], strict=False)
+        except msgspec.ValidationError as error:
+            text, where = _split_message(str(error))
+            return f"{section}.{name}{'.' if where else ''}{where}", text
+    return section, text
+
+
+def _split_message(message: str) -> tuple[str, str]:
     text, _, where = message.partition(" - at `$")
-    where = where.rstrip("`").lstrip(".")
-    text = text[:1].lower() + text[1:]
-    return f"`{where}`: {text}" if where else text
+    return text, where.rstrip("`").lstrip(".")
 
 
-def _hint(message: str) -> str:
-    if "unknown field" in message:
-        return "check the spelling; `checkrein doctor` lists the fields that are read"
-    return "mend the value"
+def _fields(where: str) -> tuple[str, ...]:
+    section = where.partition(".")[0]
+    kind = Config if not where else SECTIONS.get(section) or NAMED.get(section) or Config
+    return kind.__struct_fields__
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)
+    return f"; did you mean `{near[0]}`?" if near else ""

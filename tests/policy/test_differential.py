@@ -307,6 +307,22 @@ def test_decides_as_the_official_engine_does(
 
 
 @thorough
+@given(st.lists(CONDITIONS, min_size=8, max_size=16), REQUESTS, worlds())
+def test_evaluates_every_condition_as_the_official_engine_does(
+    conditions: list[str], request: dict[str, dict[str, str]], entities: list[dict[str, object]]
+) -> None:
+    """Permits alone, so the official engine names every policy that is satisfied and every one that errs."""
+    text = "\n".join(f"permit (principal, action, resource) when {{ {condition} }};" for condition in conditions)
+    theirs = cedarpy.is_authorized(request, text, entities).diagnostics
+    ours = PolicySet.from_cedar(text).evaluate(**request, entities=entities)
+
+    for place, condition in enumerate(conditions):
+        name = f"policy{place}"
+        assert (name in ours.determining) == (name in theirs.reasons), condition
+        assert (name in ours.errors) == any(f"`{name}`" in error for error in theirs.errors), condition
+
+
+@thorough
 @given(TEXTS_OF_POLICIES)
 def test_no_construct_is_left_to_the_official_engine(text: str) -> None:
     assert PolicySet.from_cedar(text).not_compiled == ()

@@ -92,9 +92,10 @@ class _Arguments:
         self._kinds = {name: signature.parameters[name].kind for name in named}
 
     def bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> inspect.BoundArguments:
-        """The arguments by name, with defaults, as copies that nobody else can change while people decide."""
+        """The arguments by name, with defaults, as copies that nobody else can change meanwhile."""
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
+        self.input(bound)  # what is not JSON may not be copied either
         for name in self._kinds:
             if isinstance(bound.arguments[name], dict | list | tuple):
                 bound.arguments[name] = copy.deepcopy(bound.arguments[name])
@@ -123,12 +124,10 @@ class _Arguments:
         before, after = asked.action.input, action.request.action.input
         for name, kind in self._kinds.items():
             if kind is _VAR_KEYWORD:
-                # a name can hold personal data too, and is then another one
+                # a name can hold personal data too, and is then another name
                 more = {key: item for key, item in after.items() if key not in self._kinds}
-                given = bound.arguments[name]
-                bound.arguments[name] = {
-                    key: given[key] if key in given and before[key] == item else item for key, item in more.items()
-                }
+                if more != {key: before[key] for key in bound.arguments[name]}:
+                    bound.arguments[name] = more
             elif after[name] != before[name]:
                 is_tuple = isinstance(bound.arguments[name], tuple)
                 bound.arguments[name] = tuple(after[name]) if is_tuple else after[name]
