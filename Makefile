@@ -17,7 +17,7 @@ demo: $(RUN) ## see agent requests decided, approved, executed, recorded and pro
 	@$(BIN)/checkrein demo
 
 test: $(DEV) ## run the tests
-	@$(BIN)/python -m pytest -m "not deep"
+	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not deep"
 
 test-deep: $(DEV) ## the long runs: thousands of examples, crashes, soaks
 	@CHECKREIN_DEEP=1 $(BIN)/python -m pytest

@@ -1,6 +1,6 @@
 """Decide one request, with the default policies, and see why.
 
-    python examples/01_decide.py
+python examples/01_decide.py
 """
 
 import tempfile

@@ -1,6 +1,6 @@
 """Govern functions: they run only with a recorded decision, and once approved, once.
 
-    python examples/02_governed_function.py
+python examples/02_governed_function.py
 """
 
 import tempfile

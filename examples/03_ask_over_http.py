@@ -1,6 +1,6 @@
 """Ask a Checkrein that serves, with nothing but the client.
 
-    python examples/03_ask_over_http.py
+python examples/03_ask_over_http.py
 """
 
 import tempfile

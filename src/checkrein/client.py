@@ -1,27 +1,31 @@
-"""A client of a running Checkrein, with nothing but the standard library.
+"""A client of a running Checkrein, with nothing but the standard library below it.
 
-`CHECKREIN_API_URL` and `CHECKREIN_API_KEY` are read from the environment, then from `.env` in this folder.
+`CHECKREIN_API_URL` and `CHECKREIN_API_KEY` are read from the environment, then from `.env` in this folder. It
+follows no redirect and uses no proxy: the key goes to the address that was given, and nowhere else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 from collections.abc import Mapping
 from typing import Any, cast
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 from dotenv import dotenv_values
 
-from checkrein.model import CheckreinError, ConfigError, UpstreamUnavailable
+from checkrein.model import BadRequest, CheckreinError, ConfigError, UpstreamUnavailable
 from checkrein.model.json import load_object
 
 DEFAULT_URL = "http://127.0.0.1:8642"
+#: a longer answer is not read: the page of records that `get_audit_logs` asks for is never this long
+MAX_ANSWER_BYTES = 128 * 1024 * 1024
 
 
 class HttpError(CheckreinError):
-    """Checkrein answered with an error; `status` is the HTTP status and `body` the parsed answer."""
+    """Checkrein answered with an error; `status` is the HTTP status and `body` the parsed answer, if it was JSON."""
 
     def __init__(self, message: str, *, status: int, body: dict[str, Any], hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -30,16 +34,20 @@ class HttpError(CheckreinError):
 
 
 class Client:
-    """Ask a running Checkrein. One connection a call; safe to share between threads."""
+    """Ask a running Checkrein. One connection a call; safe to share between threads.
+
+    `timeout` is in seconds, for each step: connecting, and every wait for bytes. Raises `ConfigError` for an
+    address or a key that cannot be used.
+    """
 
     def __init__(self, api_url: str = "", api_key: str = "", *, timeout: float = 60.0) -> None:
-        self._url = urlsplit((api_url or _setting("CHECKREIN_API_URL") or DEFAULT_URL).rstrip("/"))
-        self._key = api_key or _setting("CHECKREIN_API_KEY")
+        self._url = _address(api_url or _setting("CHECKREIN_API_URL") or DEFAULT_URL)
+        self._key = (api_key or _setting("CHECKREIN_API_KEY")).strip()
         self._timeout = timeout
-        if self._url.scheme not in ("http", "https") or not self._url.hostname:
-            raise ConfigError("the api url is not an http(s) address", hint="set CHECKREIN_API_URL")
         if not self._key:
             raise ConfigError("no api key", hint="set CHECKREIN_API_KEY, or pass `api_key=`")
+        if not self._key.isascii() or not self._key.isprintable():
+            raise ConfigError("the api key holds characters that no key has", hint="copy it again: `crk_...`")
 
     def submit_request(self, request: Mapping[str, object]) -> dict[str, Any]:
         """Submit one request and return the answer.
@@ -48,15 +56,16 @@ class Client:
         as a short form, it is a chat completion that is governed and run, and the answer has its members too.
         Every answer has `decision` (true or false) and `context` with `outcome`, `risk` and `trace_id`: a denial,
         or a wait for people, is an answer and not an exception.
+
+        Raises `HttpError` for any other answer, `UpstreamUnavailable` when none came, `BadRequest` for what cannot
+        be sent.
         """
-        if "action" in request:
+        if not isinstance(request, Mapping):
+            raise BadRequest("the request is not a dict", hint='pass `{"prompt": "..."}` or the AuthZEN form')
+        if request.keys() & {"subject", "action", "resource"}:
             return self._call("POST", "/access/v1/evaluation", request)
-        body = dict(request)
-        if "prompt" in body:
-            body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
-        body.setdefault("model", "default")
         try:
-            answer = self._call("POST", "/v1/chat/completions", body)
+            answer = self._call("POST", "/v1/chat/completions", _chat(request))
         except HttpError as error:
             details = error.body.get("error")
             context = details.get("checkrein") if isinstance(details, dict) else None
@@ -65,9 +74,28 @@ class Client:
             return {"decision": False, "context": context}
         return {**answer, "decision": True}
 
-    def get_audit_logs(self, *, limit: int = 100, **filters: str) -> list[dict[str, Any]]:
-        """Ledger records, newest first; filter by `user`, `agent`, `action`, `outcome`, `risk`, `trace_id`, `kind`."""
-        query = urlencode({"limit": limit, **filters})
+    def get_audit_logs(
+        self,
+        *,
+        user: str = "",
+        agent: str = "",
+        action: str = "",
+        outcome: str = "",
+        risk: str = "",
+        trace_id: str = "",
+        kind: str = "",
+        after_seq: int = -1,
+        oldest_first: bool = False,
+        limit: int = 100,
+    ) -> list[dict[str, Any]]:
+        """Ledger records, newest first. An empty filter filters nothing; `kind` may name several, with commas.
+
+        At most 1000 at once: for more, ask `oldest_first` and go on with the last `seq` as `after_seq`.
+        """
+        given = {"user": user, "agent": agent, "action": action, "outcome": outcome, "risk": risk}
+        given |= {"trace_id": trace_id, "kind": kind, "order": "asc" if oldest_first else "", "limit": str(limit)}
+        given |= {"after_seq": str(after_seq)} if after_seq >= 0 else {}
+        query = urlencode({name: value for name, value in given.items() if value})
         return cast("list[dict[str, Any]]", self._call("GET", f"/api/v1/audit/records?{query}")["records"])
 
     def get_activities(self, user_id: str = "", *, limit: int = 100) -> list[dict[str, Any]]:
@@ -76,32 +104,81 @@ class Client:
         return cast("list[dict[str, Any]]", self._call("GET", f"/api/v1/activities?{query}")["activities"])
 
     def _call(self, method: str, path: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
-        secure = self._url.scheme == "https"
-        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        status, headers, text = self._exchange(method, path, _encode(body) if body is not None else None)
+        if not 200 <= status < 300:
+            raise _error(status, text)
+        try:
+            answer = load_object(text)
+        except BadRequest as error:
+            raise self._stranger(status) from error
+        if path.startswith("/v1/"):
+            if "x-checkrein-outcome" not in headers:
+                raise self._stranger(status)
+            answer["context"] = {
+                "outcome": headers["x-checkrein-outcome"],
+                "risk": {"level": headers.get("x-checkrein-risk", "")},
+                "trace_id": headers.get("x-checkrein-trace-id", ""),
+            }
+        return answer
+
+    def _exchange(self, method: str, path: str, data: bytes | None) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers (lower case) and body of the answer; raises `UpstreamUnavailable` when there is none."""
+        kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
         connection = kind(self._url.hostname or "", self._url.port, timeout=self._timeout)
         headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
-        data = json.dumps(body, allow_nan=False).encode() if body is not None else None
         try:
-            connection.request(method, self._url.path + path, body=data, headers=headers)
+            connection.connect()
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", "") or type(error).__name__
+            raise UpstreamUnavailable(
+                f"`{self._url.geturl()}` cannot be reached: {str(why).lower()}", hint="start it with `checkrein serve`"
+            ) from error
+        try:
+            with contextlib.suppress(ConnectionError):  # refused before all was sent: the answer says why
+                connection.request(method, self._url.path + path, body=data, headers=headers)
             response = connection.getresponse()
-            status, text = response.status, response.read()
-            given = {name.lower(): value for name, value in response.getheaders()}
+            text = response.read(MAX_ANSWER_BYTES + 1)
+            if response.length or len(text) > MAX_ANSWER_BYTES:
+                raise http.client.HTTPException("cut off or too long")
+            return response.status, {name.lower(): value for name, value in response.getheaders()}, text
         except (OSError, http.client.HTTPException) as error:
             raise UpstreamUnavailable(
-                f"`{self._url.geturl()}` cannot be reached", hint="start it with `checkrein serve`"
+                f"no whole answer came from `{self._url.geturl()}`",
+                hint="what was asked may have run all the same: `checkrein activity` shows it",
             ) from error
         finally:
             connection.close()
-        if status >= 400:
-            raise _error(status, text)
-        answer = load_object(text)
-        if "x-checkrein-outcome" in given:
-            answer["context"] = {
-                "outcome": given["x-checkrein-outcome"],
-                "risk": {"level": given.get("x-checkrein-risk", "")},
-                "trace_id": given.get("x-checkrein-trace-id", ""),
-            }
-        return answer
+
+    def _stranger(self, status: int) -> HttpError:
+        return HttpError(
+            f"what answers at `{self._url.geturl()}` is not a Checkrein",
+            status=status,
+            body={},
+            hint="set CHECKREIN_API_URL to the address that `checkrein serve` prints",
+        )
+
+
+def _chat(request: Mapping[str, object]) -> dict[str, object]:
+    """The body of a chat completion; raises `BadRequest` for what this client would have to guess at."""
+    body = dict(request)
+    if "prompt" in body:
+        if "messages" in body:
+            raise BadRequest("both `prompt` and `messages` are given", hint="`prompt` is short for one user message")
+        body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
+    if "messages" not in body:
+        raise BadRequest(
+            "the request has neither `action` nor `messages`", hint='pass `{"prompt": "..."}` or the AuthZEN form'
+        )
+    if body.get("stream"):
+        raise BadRequest("an answer is not streamed here", hint="use an OpenAI client with this address and key")
+    return {"model": "default", **body}
+
+
+def _encode(body: Mapping[str, object]) -> bytes:
+    try:
+        return json.dumps(dict(body), allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadRequest(f"the request is not JSON: {error}", hint="pass text, numbers, lists and dicts") from error
 
 
 def _error(status: int, text: bytes) -> HttpError:
@@ -112,8 +189,30 @@ def _error(status: int, text: bytes) -> HttpError:
     error = body.get("error")
     inner = error.get("message") if isinstance(error, dict) else body.get("title")
     message = str(inner or text.decode("utf-8", "replace")[:500] or f"HTTP {status}")
-    return HttpError(message, status=status, body=body)
+    return HttpError(message, status=status, body=body, hint=str(body.get("detail", "")))
+
+
+def _address(text: str) -> SplitResult:
+    """The parsed address; it is not repeated in errors, since people write passwords into addresses."""
+    hint = "set CHECKREIN_API_URL to an address such as `http://127.0.0.1:8642`"
+    try:
+        url = urlsplit(text.strip().rstrip("/"))
+        url.port  # noqa: B018 - raises when it is no number
+    except ValueError as error:
+        raise ConfigError("the api url is not an address", hint=hint) from error
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise ConfigError("the api url is not an http(s) address", hint=hint)
+    if "@" in url.netloc or url.query or url.fragment:
+        raise ConfigError("the api url holds more than an address", hint=hint)
+    if any(char.isspace() or not char.isprintable() or not char.isascii() for char in url.path):
+        raise ConfigError("the path of the api url cannot be sent", hint=hint)
+    return url
 
 
 def _setting(name: str) -> str:
-    return os.environ.get(name) or dotenv_values(".env", interpolate=False).get(name) or ""
+    if value := os.environ.get(name):
+        return value
+    try:
+        return dotenv_values(".env", interpolate=False).get(name) or ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"`.env` cannot be read: {error}", hint="make it a readable text, in UTF-8") from error

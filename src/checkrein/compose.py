@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -13,24 +14,29 @@ from checkrein import config as configuration
 from checkrein.config import Config, Loaded, UpstreamConfig
 from checkrein.connectors.http import HttpUpstream, Timeouts
 from checkrein.ledger.verify import Report
-from checkrein.model import ConfigError, NotFound, Request, Subject
+from checkrein.model import ConfigError, Decision, NotFound, Request, StoreUnavailable, Subject
 from checkrein.model.requirement import parse_span
 from checkrein.policy.bundle import Bundle
 from checkrein.policy.cases import CaseResult
 from checkrein.policy.cases import run as run_policy_tests
-from checkrein.ports import RecordQuery, Unit
-from checkrein.services import records
+from checkrein.policy.explain import PolicyExplained
 from checkrein.services.approvals import Approvals
 from checkrein.services.audit import Audit
 from checkrein.services.gateway import Gateway
 from checkrein.services.ids import noise
 from checkrein.services.keys import Keys
+from checkrein.services.payloads import Sealer
 from checkrein.services.pdp import Asked, Pdp
+from checkrein.services.privacy import SWEEP_AT_START, Privacy
 from checkrein.services.recovery import recover
+from checkrein.services.reload import Reloader, Source, Trial, Version, Watch, first, prove, read_bundle
 from checkrein.services.turns import Turns
+from checkrein.storage.bundles import ArchiveSource, Bundles, FolderSource, read_public_key
 from checkrein.storage.files import DataDir
 from checkrein.storage.folder import read_folder
+from checkrein.storage.scrub import scrub
 from checkrein.storage.sqlite import SqliteStore
+from checkrein.storage.vault import Vault
 from checkrein.web.admin import Admin
 from checkrein.web.app import create_app
 from checkrein.web.authzen import AuthZen
@@ -39,6 +45,8 @@ from checkrein.web.proxy import Proxy, Route
 
 #: where the store lives below the governance folder, unless `--data` says otherwise
 DATA = ".checkrein"
+#: how often a server looks for a new policy version; what it finds must be there twice
+RELOAD_EVERY_S = 1.0
 
 
 class SystemClock:
@@ -63,22 +71,41 @@ class ConfiguredFacts:
 class System:
     """Everything that runs on one governance folder and one store. Close it; `open_system` made it."""
 
-    def __init__(self, folder: Path, data: DataDir, loaded: Loaded, bundle: Bundle, store: SqliteStore) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        data: DataDir,
+        loaded: Loaded,
+        version: Version,
+        source: Source,
+        store: SqliteStore,
+        vault: Vault,
+    ) -> None:
         self.folder = folder
         self.data = data
         self.loaded = loaded
         self.config = loaded.config
         self.store = store
+        self.vault = vault
         self.clock = SystemClock()
         self.turns = Turns()
         key = data.commitment_key()
         facts = ConfiguredFacts(self.config)
-        self.pdp = Pdp(bundle, facts, self.clock, environment=self.config.environment, turns=self.turns)
+        self.pdp = Pdp(version.bundle, facts, self.clock, environment=self.config.environment, turns=self.turns)
+        self.reloader = Reloader(self.pdp, store, source, _trial(self.config), version)
         self.approvals = Approvals(store, self.clock, key)
         self.keys = Keys(store, self.clock)
         self.audit = Audit(store, data)
+        self.payloads = _privacy(store, vault, data, self.config)
         self.gateway = Gateway(
-            store, self.pdp, self.approvals, self.clock, key=key, owner=store.owner_token(), turns=self.turns
+            store,
+            self.pdp,
+            self.approvals,
+            Sealer(vault, facts, key=key, environment=self.config.environment, retention=self.config.retention),
+            self.clock,
+            key=key,
+            owner=store.owner_token(),
+            turns=self.turns,
         )
 
     def app(self) -> ASGIApp:
@@ -103,16 +130,22 @@ class System:
                 retry_after_s=parse_span(self.config.approvals.retry_after),
             ),
             AuthZen(self.gateway, max_body_bytes=server.max_body_bytes),
-            Admin(self.audit, tuple(sorted(named)), self.failing),
+            Admin(self.audit, tuple(sorted(named)), self.failing, self.reloader.warnings),
             stop=stop,
         )
 
     def failing(self) -> tuple[str, ...]:
         """What keeps actions from being decided or recorded right now."""
         failing = [] if self.store.writable() else ["store: a record cannot be written"]
+        failing += [] if self.vault.writable() else ["payloads: a payload cannot be sealed"]
         return (*failing, *(f"ledger: {problem}" for problem in self.store.problems()))
 
+    def watching(self) -> Watch:
+        """While the block runs, new policy versions are taken from where this one came from."""
+        return Watch(self.reloader, every_s=RELOAD_EVERY_S)
+
     def close(self) -> None:
+        self.vault.close()
         self.store.close()
 
 
@@ -123,16 +156,18 @@ def open_system(
     flags: Mapping[str, object] | None = None,
     upstreams: Mapping[str, UpstreamConfig] | None = None,
     variables: Mapping[str, str] | None = None,
+    bundle: Path | str | None = None,
+    bundle_keys: Sequence[Path | str] = (),
 ) -> System:
     """Open a governance folder and its store. Raises `ConfigError`, `PolicyInvalid`, `LedgerInvalid`.
 
-    `upstreams` stand in the place of the configured ones, `variables` beside the environment's.
+    `upstreams` stand in the place of the configured ones, `variables` beside the environment's. With `bundle` the
+    policies come from that file, signed by one of the public keys in `bundle_keys`, and not from the folder.
 
     A policy version that was not active before is recorded as `policy.changed`; executions that a dead process
     left without an end are recorded as `execution.unknown`.
     """
     folder = Path(folder)
-    bundle = load_bundle(folder)
     loaded = configuration.load(folder, flags=flags)
     if upstreams is not None:
         config = msgspec.structs.replace(loaded.config, upstreams=dict(upstreams))
@@ -140,29 +175,103 @@ def open_system(
     if variables:
         loaded = msgspec.structs.replace(loaded, variables={**loaded.variables, **variables})
     directory = DataDir(Path(data) if data else folder / DATA)
-    store = SqliteStore(directory, SystemClock(), randomness=noise)
-    try:
-        system = System(folder, directory, loaded, bundle, store)
+    source, version = _policies(folder, directory, loaded.config, bundle, bundle_keys)
+    with ExitStack() as opened:
+        store = SqliteStore(directory, SystemClock(), randomness=noise)
+        opened.callback(store.close)
+        vault = Vault(directory, randomness=noise)
+        opened.callback(vault.close)
+        system = System(folder, directory, loaded, version, source, store, vault)
         recover(store, system.clock)
-        _note_bundle(store, bundle)
-    except BaseException:
-        store.close()
-        raise
+        system.reloader.begin()
+        with suppress(StoreUnavailable):  # somebody else is busy there: what is left over waits for the next start
+            system.payloads.resume()
+            system.payloads.sweep(SWEEP_AT_START)
+        opened.pop_all()
     return system
+
+
+def _policies(
+    folder: Path, data: DataDir, config: Config, bundle: Path | str | None, keys: Sequence[Path | str]
+) -> tuple[Source, Version]:
+    """Where policy versions come from, and the one to start with."""
+    if bundle is None:
+        loaded = load_bundle(folder)
+        return FolderSource(folder), Version(loaded, loaded.digest)
+    source = ArchiveSource(Path(bundle), [read_public_key(Path(key)) for key in keys], Bundles(data))
+    return source, first(source, _trial(config))
+
+
+@contextmanager
+def open_payloads(folder: Path | str, *, data: Path | str | None = None) -> Iterator[Privacy]:
+    """Payloads and the ledger beside them, also while the policies do not load: erasure must not wait for those."""
+    folder = Path(folder)
+    config = configuration.load(folder).config
+    directory = DataDir(Path(data) if data else folder / DATA)
+    if not directory.database.exists():
+        raise NotFound(
+            f"there is no ledger in `{directory.path}`",
+            hint="name the folder with `--dir`, or the store with `--data`",
+        )
+    with ExitStack() as opened:
+        store = opened.enter_context(closing(SqliteStore(directory, SystemClock(), randomness=noise)))
+        vault = opened.enter_context(closing(Vault(directory, randomness=noise)))
+        yield _privacy(store, vault, directory, config)
+
+
+def _privacy(store: SqliteStore, vault: Vault, data: DataDir, config: Config) -> Privacy:
+    return Privacy(
+        store,
+        vault,
+        SystemClock(),
+        ConfiguredFacts(config),
+        key=data.commitment_key(),
+        retention=config.retention,
+        scrub=lambda: scrub(data.database),
+    )
 
 
 def dry_pdp(folder: Path | str) -> Pdp:
     """A decision point on a folder, without a store: nothing is recorded, no approval is opened."""
     folder = Path(folder)
     config = configuration.load(folder).config
+    return _trial(config)(load_bundle(folder))
+
+
+def _trial(config: Config) -> Trial:
     facts = ConfiguredFacts(config)
-    return Pdp(load_bundle(folder), facts, SystemClock(), environment=config.environment, turns=Turns())
+    return lambda bundle: Pdp(bundle, facts, SystemClock(), environment=config.environment, turns=Turns())
+
+
+def proved_files(folder: Path | str) -> dict[str, bytes]:
+    """The files of a folder whose policies a server would take: strictly read, tested, checked."""
+    files = read_folder(Path(folder))
+    prove(read_bundle(files), _trial(configuration.load(Path(folder)).config))
+    return files
+
+
+def explain_request(request: Request, folder: Path | str) -> tuple[Decision, tuple[PolicyExplained, ...]]:
+    """The decision of a folder on a request, and what each policy said; empty if policies could not be asked."""
+    pdp = dry_pdp(folder)
+    return pdp.decide(Asked(request)), pdp.explain(request)
 
 
 def run_cases(folder: Path | str) -> tuple[CaseResult, ...]:
     """Run the policy tests of a folder; nothing is recorded."""
     pdp = dry_pdp(folder)
     return run_policy_tests(pdp.bundle.cases, lambda request, now_us: pdp.decide(Asked(request), now_us=now_us))
+
+
+def unfired(folder: Path | str) -> tuple[str, ...]:
+    """The policies that no policy test of the folder makes fire, by id: each is a rule nobody has tried."""
+    pdp = dry_pdp(folder)
+    fired = {
+        told.id
+        for case in pdp.bundle.cases
+        for told in pdp.explain(case.request, now_us=case.now_us)
+        if told.state == "satisfied"
+    }
+    return tuple(policy.id for policy in pdp.bundle.policies.policies if policy.id not in fired)
 
 
 def verify_ledger(folder: Path | str, *, data: Path | str | None = None, vkey: str = "") -> Report:
@@ -182,20 +291,7 @@ def verify_ledger(folder: Path | str, *, data: Path | str | None = None, vkey: s
 
 def load_bundle(folder: Path | str) -> Bundle:
     """The policies, manifests and tests of a folder, strictly checked; raises `PolicyInvalid`."""
-    return Bundle.from_files(read_folder(Path(folder)))
-
-
-def _note_bundle(store: SqliteStore, bundle: Bundle) -> None:
-    last = next(iter(store.records(RecordQuery(kinds=("policy.changed",), newest_first=True, limit=1))), None)
-    before = str(_detail(last.data).get("bundle", "")) if last else ""
-    if before != bundle.digest:
-        draft = records.admin("policy.changed", "system", {"bundle": bundle.digest, "before": before})
-        store.commit(Unit(drafts=(draft,))).result()
-
-
-def _detail(data: bytes) -> Mapping[str, object]:
-    detail = msgspec.json.decode(data)["body"].get("detail", {})
-    return detail if isinstance(detail, dict) else {}
+    return read_bundle(read_folder(Path(folder)))
 
 
 def upstream(name: str, given: UpstreamConfig, loaded: Loaded) -> HttpUpstream:

@@ -22,6 +22,7 @@ from dotenv.parser import parse_stream
 
 from checkrein.model import BadRequest, ConfigError
 from checkrein.model.requirement import parse_span
+from checkrein.model.retention import FLOOR_DAYS, Retention
 
 FILE = "checkrein.toml"
 PREFIX = "CHECKREIN_"
@@ -79,6 +80,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     approvals: ApprovalsConfig = ApprovalsConfig()
     upstreams: dict[str, UpstreamConfig] = {}
     people: dict[str, Person] = {}
+    retention: Retention = Retention()
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -99,7 +101,11 @@ class Loaded(msgspec.Struct, frozen=True):
 
 
 #: sections whose fields flags and the environment may set, with the type of the section
-SECTIONS: dict[str, type[msgspec.Struct]] = {"server": Server, "approvals": ApprovalsConfig}
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "server": Server,
+    "approvals": ApprovalsConfig,
+    "retention": Retention,
+}
 #: sections that hold one table for each name
 NAMED: dict[str, type[msgspec.Struct]] = {"upstreams": UpstreamConfig, "people": Person}
 
@@ -248,6 +254,11 @@ def _check(config: Config, places: _Places) -> None:
         parse_span(config.approvals.retry_after)
     except BadRequest as error:
         raise places.error("approvals.retry_after", "is not a length of time", error.hint) from error
+    for name, days in {"days": config.retention.days, **config.retention.classes}.items():
+        if days < FLOOR_DAYS:
+            field = name if name == "days" else f"classes.{name}"
+            hint = f"logs of AI systems are kept for six months at least: give {FLOOR_DAYS} days or more"
+            raise places.error(f"retention.{field}", f"is {days} days", hint)
     for name, upstream in config.upstreams.items():
         _check_upstream(f"upstreams.{name}", upstream, places)
 
@@ -280,11 +291,11 @@ def _is_base_url(text: str) -> bool:
 
 
 def _warnings(config: Config, variables: Mapping[str, str]) -> tuple[str, ...]:
-    known = {*CLIENT_NAMES, *OTHER_NAMES, PREFIX + "ENVIRONMENT"}
-    known |= {f"{PREFIX}{s}_{f}".upper() for s, kind in SECTIONS.items() for f in kind.__struct_fields__}
-    known |= {upstream.api_key_env for upstream in config.upstreams.values()}
+    settable = {f"{PREFIX}{s}_{f}".upper() for s, kind in SECTIONS.items() for f in kind.__struct_fields__}
+    settable |= {*CLIENT_NAMES, PREFIX + "ENVIRONMENT"}
+    known = settable | {*OTHER_NAMES} | {upstream.api_key_env for upstream in config.upstreams.values()}
     unknown = sorted(name for name in variables if name.startswith(PREFIX) and name not in known)
-    return tuple(f"`{name}` is set but nothing reads it{_meant(name, known)}" for name in unknown)
+    return tuple(f"`{name}` is set but nothing reads it{_meant(name, settable, PREFIX)}" for name in unknown)
 
 
 def _explain(message: str, values: Mapping[str, Any], places: _Places) -> ConfigError:
@@ -293,7 +304,7 @@ def _explain(message: str, values: Mapping[str, Any], places: _Places) -> Config
     section = where.partition("[...]")[0]
     if section in NAMED and len(section) < len(where):  # msgspec does not say which of the named tables it is
         where, text = _in_named(section, values[section], text)
-    text = (text[:1].lower() + text[1:]).replace("`object`", "`table`")
+    text = (text[:1].lower() + text[1:]).replace("`object`", "`table`").replace("object missing", "missing")
     if text.startswith("object contains unknown field"):
         field = text.split("`")[1]
         known = _fields(where)
@@ -328,6 +339,8 @@ def _fields(where: str) -> tuple[str, ...]:
     return kind.__struct_fields__
 
 
-def _meant(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)
-    return f"; did you mean `{near[0]}`?" if near else ""
+def _meant(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """A question that names the nearest known name, if one is near; a prefix that all share brings none nearer."""
+    ends = [candidate.removeprefix(prefix) for candidate in known]
+    near = difflib.get_close_matches(name.removeprefix(prefix), ends, n=1)
+    return f"; did you mean `{prefix}{near[0]}`?" if near else ""

@@ -1,28 +1,40 @@
-"""What is wrong with a deployment, and how to mend it. Reads and probes; changes nothing but a store's own probe."""
+"""What is wrong with a deployment, and how to mend it. It looks and probes; it appends no record.
+
+Every question is asked even when an earlier one failed, as far as it can be. Secrets are not shown: settings hold
+the names of variables and files, never what stands there, and `config` refuses an address with a password.
+"""
 
 from __future__ import annotations
 
+import platform
 import shutil
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
 
+from checkrein import __version__
 from checkrein import config as configuration
-from checkrein.compose import DATA, System, credential, load_bundle, open_system, run_cases, verify_ledger
+from checkrein.compose import DATA, SystemClock, credential, load_bundle, run_cases, verify_ledger
 from checkrein.config import Loaded, Origin
 from checkrein.model import CheckreinError, LedgerInvalid, PolicyInvalid
 from checkrein.policy.bundle import Bundle
+from checkrein.ports import Unit
+from checkrein.services.keys import Keys
+from checkrein.storage.files import DataDir
+from checkrein.storage.folder import read_folder
+from checkrein.storage.sqlite import SqliteStore
 
 #: less free space than this, in bytes, is worth a warning
 LOW_SPACE = 1024 * 1024 * 1024
+#: how long an upstream may take to accept a connection
+_REACH_S = 3.0
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """`verdict` is `ok`, `warn` or `fail`."""
+    """`verdict` is `ok`, `warn` or `fail`; `hint` is the next step."""
 
     verdict: str
     what: str
@@ -35,140 +47,205 @@ class Finding(msgspec.Struct, frozen=True):
 
 def examine(folder: Path, data: Path | None) -> tuple[list[Finding], tuple[Origin, ...]]:
     """Every finding, in the order in which one would mend them, and the origin of every setting."""
-    findings = [_python()]
-    loaded: Loaded | None = None
-    bundle: Bundle | None = None
+    doctor = _Doctor(folder, data or folder / DATA)
+    doctor.ask("folder", doctor.folder_is_there)
+    if not doctor.failed:
+        doctor.ask("settings", doctor.settings)
+        doctor.ask("policies", doctor.policies)
+        doctor.ask("policy tests", doctor.policy_tests)
+        doctor.ask("approvers", doctor.approvers)
+        doctor.ask("ledger", doctor.ledger)
+        doctor.ask("store", doctor.store)
+        doctor.ask("disk", doctor.disk)
+        doctor.ask("upstreams", doctor.upstreams)
+        doctor.ask("port", doctor.port)
+    return doctor.findings, doctor.loaded.origins if doctor.loaded else ()
 
-    def step(what: str, act: Callable[[], Iterator[Finding]]) -> None:
+
+class _Doctor:
+    def __init__(self, folder: Path, data: Path) -> None:
+        self._folder = folder
+        self._data = DataDir(data)
+        self._bundle: Bundle | None = None
+        self.loaded: Loaded | None = None
+        self.findings = [Finding("ok", "checkrein", f"{__version__}, Python {platform.python_version()}")]
+
+    @property
+    def failed(self) -> bool:
+        return any(finding.verdict == "fail" for finding in self.findings)
+
+    def ask(self, what: str, look: Callable[[], Iterator[Finding]]) -> None:
+        """What `look` finds; an error it meets is a finding too."""
         try:
-            findings.extend(act())
+            self.findings.extend(look())
         except (CheckreinError, OSError) as error:
-            findings.append(_failure(what, error))
+            self.findings.extend(_failures(what, error))
+        except msgspec.MsgspecError:
+            hint = "restore it from a backup"
+            self.findings.append(Finding("fail", what, "the store holds what checkrein did not write", hint))
 
-    def settings() -> Iterator[Finding]:
-        nonlocal loaded
-        loaded = configuration.load(folder)
-        yield Finding("ok", "settings", f"{folder / configuration.FILE}")
-        for warning in loaded.warnings:
-            yield Finding("warn", "settings", warning, "check the spelling")
+    def folder_is_there(self) -> Iterator[Finding]:
+        read_folder(self._folder)
+        yield Finding("ok", "folder", str(self._folder.resolve()))
 
-    def policies() -> Iterator[Finding]:
-        nonlocal bundle
-        bundle = load_bundle(folder)
-        yield Finding("ok", "policies", f"{len(bundle.policies)} load, {bundle.digest[:19]}")
-        for warning in bundle.warnings:
-            yield Finding("warn", "policies", warning)
-        failed = [result.case.name for result in run_cases(folder) if not result.passed]
-        if failed:
-            yield Finding("fail", "policy tests", f"{len(failed)} fail", f"run `checkrein test {folder}`")
+    def settings(self) -> Iterator[Finding]:
+        self.loaded = configuration.load(self._folder)
+        yield Finding("ok", "settings", f"{self._folder / configuration.FILE} is read")
+        for warning in self.loaded.warnings:
+            yield Finding("warn", "settings", warning, "mend its name, or unset it")
+
+    def policies(self) -> Iterator[Finding]:
+        self._bundle = load_bundle(self._folder)
+        yield Finding("ok", "policies", f"{len(self._bundle.policies)} load, {self._bundle.digest[:19]}")
+        for warning in self._bundle.warnings:
+            yield Finding("warn", "policies", warning, f"run `checkrein check {self._folder}`")
+
+    def policy_tests(self) -> Iterator[Finding]:
+        if self.loaded is None or self._bundle is None:
+            return
+        failed = [result.case for result in run_cases(self._folder) if not result.passed]
+        hint = f"run `checkrein test {self._folder}`"
+        for case in failed:
+            yield Finding("fail", "policy tests", f"{case.place}: `{case.name}` fails", hint)
+        if not self._bundle.cases:
+            yield Finding("warn", "policy tests", "there are none", "write what must hold into tests/*.yaml")
+        elif not failed:
+            yield Finding("ok", "policy tests", f"{len(self._bundle.cases)} pass")
+
+    def approvers(self) -> Iterator[Finding]:
+        """Each role that a policy asks for must be held by enough people."""
+        if self.loaded is None or self._bundle is None:
+            return
+        held: dict[str, int] = {}
+        for person in self.loaded.config.people.values():
+            for role in set(person.roles):
+                held[role] = held.get(role, 0) + 1
+        for policy in self._bundle.policies.policies:
+            for factor in policy.requirement.factors if policy.requirement else ():
+                have = held.get(factor.role, 0)
+                if have < factor.count:
+                    yield Finding(
+                        "warn",
+                        "approvers",
+                        f"`{policy.id}` asks for {factor}; {have or 'nobody'} hold{'s' * (have < 2)} the role",
+                        f"give people the role `{factor.role}` under `[people]`, or its approvals only expire",
+                    )
+
+    def ledger(self) -> Iterator[Finding]:
+        if self._data.database.exists():
+            report = verify_ledger(self._folder, data=self._data.path)
+            yield Finding("ok", "ledger", report.require().summary())
+
+    def store(self) -> Iterator[Finding]:
+        if not self._data.database.exists():
+            yield from self._store_to_be()
+            return
+        store = SqliteStore(self._data, SystemClock())
+        try:
+            store.commit(Unit()).result()  # an empty unit takes the whole way to the disk and appends nothing
+            yield Finding("ok", "store", f"{self._data.path} takes records, {store.head().size} stand there")
+            live = [key for key in Keys(store, SystemClock()).all() if key.live(SystemClock().now_us())]
+            yield Finding("ok", "keys", f"{len(live)} live") if live else _no_keys()
+        finally:
+            store.close()
+
+    def _store_to_be(self) -> Iterator[Finding]:
+        """There is no store yet. Whether one can be made shows when a directory is made and taken away again."""
+        there = _standing(self._data.path)
+        try:
+            probe = there / f".{self._data.path.name}.probe"
+            probe.mkdir(mode=0o700)
+            probe.rmdir()
+        except OSError as error:
+            why = (error.strerror or type(error).__name__).lower()
+            hint = "make it writable, or choose another with `--data`"
+            yield Finding("fail", "store", f"`{self._data.path}` cannot be made: {why}", hint)
         else:
-            yield Finding("ok", "policy tests", f"{len(bundle.cases)} pass")
+            yield Finding("ok", "store", f"{self._data.path} is made with the first action")
+            yield _no_keys()
 
-    step("settings", settings)
-    step("policies", policies)
-    if loaded is not None and bundle is not None:
-        step("approvers", lambda: _approvers(loaded, bundle))
-        step("store", lambda: _store(folder, data))
-        step("ledger", lambda: _ledger(folder, data))
-        for name in loaded.config.upstreams:
-            step(f"upstream {name}", lambda name=name: _upstream(name, loaded))  # type: ignore[misc]
-        if not loaded.config.upstreams:
-            findings.append(Finding("warn", "upstreams", "none configured", "add `[upstreams.NAME]` to checkrein.toml"))
-        step("port", lambda: _port(loaded))
-    return findings, loaded.origins if loaded else ()
+    def disk(self) -> Iterator[Finding]:
+        free = shutil.disk_usage(_standing(self._data.path)).free
+        if free < LOW_SPACE:
+            hint = f"free space where {self._data.path} lies: when it is full, nothing runs"
+            yield Finding("warn", "disk", f"{free // 2**20} MiB free", hint)
+        else:
+            yield Finding("ok", "disk", f"{free // 2**30} GiB free")
+
+    def upstreams(self) -> Iterator[Finding]:
+        if self.loaded is None:
+            return
+        for name, given in self.loaded.config.upstreams.items():
+            what = f"upstream {name}"
+            try:
+                credential(name, given, self.loaded)
+            except CheckreinError as error:
+                yield from _failures(what, error)
+            why = _unreachable(given.base_url)
+            if why:
+                hint = "start it, or mend its `base_url`"
+                yield Finding("fail", what, f"{given.base_url} cannot be reached: {why}", hint)
+            else:
+                yield Finding("ok", what, f"{given.base_url} can be reached")
+        if not self.loaded.config.upstreams:
+            hint = f"add `[upstreams.NAME]` to {configuration.FILE}; decisions work without one"
+            yield Finding("warn", "upstreams", "none configured", hint)
+
+    def port(self) -> Iterator[Finding]:
+        if self.loaded is None:
+            return
+        host, port = self.loaded.config.server.host, self.loaded.config.server.port
+        why = _taken(host, port)
+        if why:
+            hint = "Checkrein may be serving there already; else choose another `server.host` or `server.port`"
+            yield Finding("warn", "port", f"{host}:{port}: {why}", hint)
+        else:
+            yield Finding("ok", "port", f"{host}:{port} is free")
 
 
-def _python() -> Finding:
-    version = ".".join(map(str, sys.version_info[:3]))
-    return Finding("ok", "python", version)
-
-
-def _failure(what: str, error: CheckreinError | OSError) -> Finding:
+def _failures(what: str, error: CheckreinError | OSError) -> Iterator[Finding]:
+    """One finding for each problem the error names; the error itself if it names none."""
+    hint = error.hint if isinstance(error, CheckreinError) else "check who may use it"
     problems = error.problems if isinstance(error, PolicyInvalid | LedgerInvalid) else ()
-    more = f"; first: {problems[0]}" if problems else ""
-    return Finding("fail", what, f"{error}{more}", getattr(error, "hint", ""))
+    for problem in problems or (str(error),):
+        yield Finding("fail", what, problem, hint)
 
 
-def _approvers(loaded: Loaded, bundle: Bundle) -> Iterator[Finding]:
-    """Each role that a policy asks for must be held by enough people."""
-    held: dict[str, int] = {}
-    for person in loaded.config.people.values():
-        for role in person.roles:
-            held[role] = held.get(role, 0) + 1
-    for policy in bundle.policies.policies:
-        for factor in policy.requirement.factors if policy.requirement else ():
-            if held.get(factor.role, 0) < factor.count:
-                yield Finding(
-                    "warn",
-                    "approvers",
-                    f"`{policy.id}` asks for {factor}, {held.get(factor.role, 0)} hold the role",
-                    f"give people the role `{factor.role}` under `[people]`, or its approvals only expire",
-                )
+def _no_keys() -> Finding:
+    return Finding("warn", "keys", "none: nobody can call", "make one with `checkrein keys create NAME`")
 
 
-def _store(folder: Path, data: Path | None) -> Iterator[Finding]:
-    where = data or folder / DATA
-    if not where.exists():
-        yield Finding("ok", "store", f"{where} is made with the first action")
-        return
-    system: System = open_system(folder, data=data)
-    try:
-        if system.store.writable():
-            yield Finding("ok", "store", f"{where}, {system.store.head().size} records")
-        else:
-            yield Finding("fail", "store", f"{where} cannot be written", "free disk space, or mend its permissions")
-        live = [key for key in system.keys.all() if key.live(system.clock.now_us())]
-        if live:
-            yield Finding("ok", "keys", f"{len(live)} live")
-        else:
-            yield Finding("warn", "keys", "nobody can call", "make a key with `checkrein keys create NAME`")
-    finally:
-        system.close()
-    free = shutil.disk_usage(where).free
-    if free < LOW_SPACE:
-        yield Finding("warn", "disk", f"{free // 2**20} MiB free", "free space: when it is full nothing runs")
+def _standing(path: Path) -> Path:
+    """The path itself if something is there, else the nearest one above it."""
+    path = path.absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
 
 
-def _ledger(folder: Path, data: Path | None) -> Iterator[Finding]:
-    if not (data or folder / DATA).exists():
-        return
-    report = verify_ledger(folder, data=data)
-    if report.problems:
-        yield Finding("fail", "ledger", report.problems[0], "run `checkrein audit verify`")
-    else:
-        yield Finding("ok", "ledger", report.summary())
-
-
-def _upstream(name: str, loaded: Loaded) -> Iterator[Finding]:
-    given = loaded.config.upstreams[name]
-    credential(name, given, loaded)
-    address = urlsplit(given.base_url)
+def _unreachable(base_url: str) -> str:
+    """Why no connection can be made to this address, or nothing."""
+    address = urlsplit(base_url)
     port = address.port or (443 if address.scheme == "https" else 80)
     try:
-        socket.create_connection((address.hostname or "", port), timeout=3).close()
-    except OSError as error:
-        yield Finding(
-            "fail",
-            f"upstream {name}",
-            f"{given.base_url} cannot be reached: {error}",
-            "start it, or mend `base_url`",
-        )
-    else:
-        yield Finding("ok", f"upstream {name}", given.base_url)
+        socket.create_connection((address.hostname or "", port), timeout=_REACH_S).close()
+    except TimeoutError:
+        return f"no connection within {_REACH_S:g} s"
+    except (OSError, UnicodeError) as error:
+        return _why(error)
+    return ""
 
 
-def _port(loaded: Loaded) -> Iterator[Finding]:
-    server = loaded.config.server
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((server.host, server.port))
-        except OSError as error:
-            yield Finding(
-                "warn",
-                "port",
-                f"{server.host}:{server.port}: {(error.strerror or '').lower()}",
-                "Checkrein may be serving there already; else choose another `server.port`",
-            )
-        else:
-            yield Finding("ok", "port", f"{server.host}:{server.port} is free")
+def _taken(host: str, port: int) -> str:
+    """Why nobody can listen here, or nothing."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:
+        return _why(error)
+    return ""
+
+
+def _why(error: OSError | UnicodeError) -> str:
+    return (error.strerror or "").lower() if isinstance(error, OSError) and error.strerror else "no such host"

@@ -15,7 +15,8 @@ from typing import Protocol
 import msgspec
 
 from checkrein.ledger import Draft, Head, Record
-from checkrein.model import Request, Subject
+from checkrein.model import CheckreinError, Request, Subject
+from checkrein.model.retention import Retention
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -86,6 +87,84 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Write what is queued, sign a checkpoint, let go of the files. A second call does nothing."""
+
+
+#: how payloads are encrypted (RFC 7518), as records say it
+PAYLOAD_ALG = "A256GCM"
+
+
+class Payload(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes that are kept beside the ledger, never in it. `subject` is a keyed commitment to whose they are."""
+
+    id: str
+    subject: str
+    trace_id: str
+    #: microseconds since 1970, UTC
+    created_us: int
+    #: the class of `model.retention`, empty for the default
+    retention: str = ""
+    data: bytes
+
+
+class SubjectState(msgspec.Struct, frozen=True):
+    """What holds for the payloads of one subject. `erased_us` is when they were last erased, or 0."""
+
+    held: bool = False
+    erased_us: int = 0
+
+
+class Unproved(msgspec.Struct, frozen=True):
+    """A payload by its number, and where the record stands that must name it."""
+
+    seq: int
+    id: str
+    trace_id: str
+
+
+class Held(CheckreinError):
+    """A legal hold keeps these payloads. Nothing was removed."""
+
+
+class Payloads(Protocol):
+    """Payloads, each encrypted under a key of its subject that can be destroyed."""
+
+    def seal(self, payload: Payload) -> Future[None]:
+        """Queue a payload. The future resolves once it is durable; it fails with `StoreUnavailable` if that cannot be.
+
+        Thread-safe; never blocks on the disk.
+        """
+
+    def discard(self, id: str) -> None:
+        """Queue the removal of a payload whose record was not written. What fails here is swept later."""
+
+    def read(self, id: str, subject: str) -> Payload | None:
+        """Decrypt it; None if it is not there. Raises `LedgerInvalid` if it was changed, or sealed for another."""
+
+    def subject(self, ref: str) -> SubjectState: ...
+
+    def hold(self, ref: str, held: bool) -> None:
+        """Keep the subject's payloads from erasure and sweeps, or let them go again."""
+
+    def erase(self, ref: str, now_us: int) -> tuple[int, int]:
+        """Destroy the subject's keys, then remove what they sealed; the number of keys and of payloads.
+
+        Nothing of the keys is left in any file when it returns. Raises `Held`; doing it again finishes what was begun.
+        """
+
+    def expire(self, retention: Retention, now_us: int, limit: int) -> int:
+        """Remove at most `limit` payloads that are past their class and not held; how many."""
+
+    def unproved(self, before_us: int, limit: int) -> list[Unproved]:
+        """The oldest payloads of which nobody has looked yet whether a record names them."""
+
+    def prove(self, seen: list[Unproved], orphans: list[Unproved]) -> int:
+        """Remove the orphans among those seen, unless held, and do not hand those seen out again; how many."""
+
+    def writable(self) -> bool:
+        """Whether the last write went through, or a probe does now."""
+
+    def close(self) -> None:
+        """Write what is queued and let go of the files. A second call does nothing."""
 
 
 class Clock(Protocol):

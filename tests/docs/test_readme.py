@@ -31,7 +31,7 @@ def commands() -> list[str]:
 
 def checkrein(command: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
     arguments = shlex.split(command)[1:]
-    env = {**os.environ, "NO_COLOR": "1", **more}
+    env = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"NO_COLOR": "1", **more}
     return subprocess.run(
         [sys.executable, "-m", "checkrein", *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=60
     )

@@ -213,6 +213,7 @@ def test_old_decisions_are_looked_up_and_not_remembered(
     monkeypatch: pytest.MonkeyPatch, make_entry: MakeEntry, make_log: Make
 ) -> None:
     monkeypatch.setattr("checkrein.ledger.verify.WINDOW", 2)
+    monkeypatch.setattr("checkrein.ledger.verify.RUN", 2)
     log = make_log(0)
     drafts = [
         Draft("decision", f"t{at}", {"decision": {"evaluation_id": f"evl_{at}", "outcome": "allow"}}) for at in range(5)

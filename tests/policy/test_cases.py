@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from checkrein.model import Action, BadRequest, Decision, Level, Outcome, PolicyError, Request, Resource, Risk, Subject
-from checkrein.policy.cases import Case, read_cases, run
+from checkrein.policy.casefile import read_cases
+from checkrein.policy.cases import Case, run
 
 FILE = "tests/pay.yaml"
 

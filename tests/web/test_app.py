@@ -95,7 +95,7 @@ async def test_what_is_not_there_is_404_and_a_wrong_method_405(http: aiohttp.Cli
 
 async def test_readyz_says_what_fails(system: System, http: aiohttp.ClientSession, key: str, monkeypatch):
     async with http.get("/readyz", headers=bearer(key)) as reply:
-        assert (reply.status, await reply.json()) == (200, {"ready": True, "failing": []})
+        assert (reply.status, await reply.json()) == (200, {"ready": True, "failing": [], "warnings": []})
     monkeypatch.setattr(system.store, "writable", lambda: False)
     async with http.get("/readyz", headers=bearer(key)) as reply:
         assert (reply.status, (await reply.json())["ready"]) == (503, False)

@@ -51,7 +51,9 @@ _NOTHING = {Which.PENDING: "nothing waits for people", Which.ALL: "nobody was ev
     epilog=examples("checkrein approvals list --dir governance", "checkrein approvals list --state all -o json"),
 )
 def list_(
-    state: Annotated[Which, typer.Option(help="Only approvals in this state.")] = Which.PENDING,
+    state: Annotated[
+        Which, typer.Option(metavar="STATE", help=f"Only approvals in this state: {', '.join(Which)}.")
+    ] = Which.PENDING,
     dir: Dir = HERE,
     data: Data = None,
     output: Format = Output.TABLE,
@@ -127,7 +129,7 @@ def show(id: Id, dir: Dir = HERE, data: Data = None, output: Format = Output.TAB
 
 @app.command(
     short_help="Approve: it may run, once.",
-    epilog=examples('checkrein approvals approve apr_1a2b --as privacy-officer --reason "agreed with legal"'),
+    epilog=examples('checkrein approvals approve apr_1a2b --as bob --reason "legal agreed"'),
 )
 def approve(
     id: Id, who: As = "", reason: Reason = "", dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE
@@ -146,7 +148,7 @@ def approve(
 
 @app.command(
     short_help="Deny: it will not run.",
-    epilog=examples('checkrein approvals deny apr_1a2b --as privacy-officer --reason "wrong recipients"'),
+    epilog=examples('checkrein approvals deny apr_1a2b --as bob --reason "wrong recipients"'),
 )
 def deny(
     id: Id, who: As = "", reason: Reason = "", dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE
@@ -170,7 +172,7 @@ def _roles(system: System, who: str) -> tuple[str, ...]:
     """The roles of the person who acts; raises `BadRequest` for somebody this deployment does not know."""
     people = system.config.people
     if who not in people:
-        message = f"`{who}` is not among the people of this deployment" if who else "who acts?"
+        message = f"`{who}` is not among the people of this deployment" if who else "nobody is named who votes"
         names = ", ".join(sorted(people)) or "nobody yet"
         raise BadRequest(message, hint=f"give `--as PERSON`; `[people.NAME]` in checkrein.toml knows: {names}")
     return people[who].roles

@@ -291,7 +291,7 @@ def _target(to: Path | None) -> Iterator[BinaryIO]:
             yield sys.stdout.buffer
             sys.stdout.buffer.flush()
         return
-    partial = to.with_name(f"{to.name}.partial")
+    partial = to.parent / f"{to.name}.partial"
     try:
         try:
             with partial.open("wb") as file:

@@ -74,7 +74,7 @@ def to_stdout() -> Iterator[None]:
         if error.errno == errno.EPIPE:
             raise ReaderGone from None
         raise CheckreinError(
-            f"standard output cannot be written: {reason(error)}", hint="what was done stands; ask for it again"
+            f"standard output cannot be written: {reason(error)}", hint="what was done stands; only the answer is lost"
         ) from error
 
 

@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
     epilog = examples(
         "checkrein decide request.json --dir governance",
         "checkrein decide request.json --dry-run -o table",
-        "jq .request golden.json | checkrein decide - ; echo $?",
+        "my-agent --plan | checkrein decide - && my-agent --run",
         "",
         "a request:",
         '  {"subject": {"type": "user", "id": "alice",',
@@ -48,7 +48,7 @@ def decide(
     Exits 0 when it may run, 3 on DENY, 4 on REQUIRE_REVIEW. A redaction is an obligation: a request that does not
     declare `"supported_obligations": ["custom"]` in its context gets `"decision": false` and exit 3.
     """
-    parsed = _request(request)
+    parsed = read_request(request)
     supported = parsed.context.get("supported_obligations", ())
     knows_redaction = isinstance(supported, list) and "custom" in supported
     if dry_run:
@@ -73,7 +73,8 @@ def _dry_run(request: Request, folder: Path) -> Decision:
     return dry_pdp(folder).decide(Asked(request))
 
 
-def _request(name: str) -> Request:
+def read_request(name: str) -> Request:
+    """The request in a file, or on standard input for `-`; raises `BadRequest`."""
     try:
         return Request.from_json(load_object(_read(name)))
     except BadRequest as error:

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from checkrein.cli.common import HERE, Data, Dir, Format, Output, emit, examples, plain, print_json, say
+from checkrein.cli.common import HERE, Data, Dir, Format, Output, emit, examples, plain, print_json, reason, say
 from checkrein.cli.tables import print_table
 from checkrein.model import ConfigError, PolicyInvalid
 
-Folder = Annotated[Path | None, typer.Argument(metavar="[DIR]", help="The governance folder.", show_default="--dir")]
+Folder = Annotated[Path | None, typer.Argument(metavar="DIR", help="The governance folder.", show_default="--dir")]
 
 
 def register(app: typer.Typer) -> None:
@@ -119,19 +119,48 @@ def check(folder: Folder = None, dir: Dir = HERE, data: Data = None, output: For
         emit(f"ok: {counts}; {bundle.digest}")
 
 
-def test(folder: Folder = None, dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE) -> None:
-    """Run the policy tests of the folder (tests/*.yaml). Exits 5 when one fails. Nothing is recorded."""
-    from checkrein.compose import run_cases
+def test(
+    folder: Folder = None,
+    junit: Annotated[Path | None, typer.Option(help="Write the results as JUnit XML too.", metavar="FILE")] = None,
+    require_coverage: Annotated[
+        bool, typer.Option("--require-coverage", help="Fail when a policy fires in no test.")
+    ] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of tests/*.yaml, for editors.")
+    ] = False,
+    dir: Dir = HERE,
+    data: Data = None,
+    output: Format = Output.TABLE,
+) -> None:
+    """Run the policy tests of the folder (tests/*.yaml). Exits 5 when one fails. Nothing is recorded.
+
+    Names the policies that fire in no test: a rule nobody has tried.
+    """
+    if schema:
+        from importlib.resources import files
+
+        emit((files("checkrein.policy") / "schemas" / "tests.schema.json").read_text(encoding="utf-8").rstrip())
+        return
+    from checkrein.compose import run_cases, unfired
+    from checkrein.policy.junit import junit as to_junit
 
     target = folder or dir
-    results = run_cases(target)
+    results, silent = run_cases(target), unfired(target)
     failed = [result for result in results if not result.passed]
+    if junit is not None:
+        try:
+            junit.write_bytes(to_junit(results, silent if require_coverage else ()))
+        except OSError as error:
+            raise ConfigError(f"`{junit}` cannot be written: {reason(error)}", hint="name another file") from error
     if output is Output.JSON:
         print_json(
-            [
-                {"name": r.case.name, "place": r.case.place, "passed": r.passed, "failures": list(r.failures)}
-                for r in results
-            ]
+            {
+                "tests": [
+                    {"name": r.case.name, "place": r.case.place, "passed": r.passed, "failures": list(r.failures)}
+                    for r in results
+                ],
+                "unfired": list(silent),
+            }
         )
     else:
         for result in results:
@@ -141,7 +170,9 @@ def test(folder: Folder = None, dir: Dir = HERE, data: Data = None, output: Form
         emit(f"{len(results) - len(failed)} passed, {len(failed)} failed")
     if not results:
         raise PolicyInvalid(f"{target} has no policy tests", hint="write some under tests/*.yaml")
-    if failed:
+    if silent:
+        say(plain(f"in no test: {', '.join(silent)}"))
+    if failed or (silent and require_coverage):
         raise typer.Exit(PolicyInvalid.exit_code)
 
 
@@ -171,7 +202,7 @@ def doctor(dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE) ->
         emit("")
         print_table(
             ("setting", "value", "came from"),
-            [(origin.name, origin.value, origin.source) for origin in origins],
+            [(origin.name, origin.value or "-", origin.source) for origin in origins],
             empty="no settings could be read",
             prose=("value",),
         )

@@ -37,7 +37,7 @@ app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True, 
 @app.command(
     short_help="Make a key; it is shown once.",
     epilog=examples(
-        "checkrein keys create billing-bot --owner alice --roles staff --agent billing-bot",
+        "checkrein keys create billing-bot --owner alice --roles staff",
         "checkrein keys create envoy --can decide --expires 90d",
         "KEY=$(checkrein keys create auditor --can audit)",
     ),
@@ -111,7 +111,7 @@ def list_(dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE) -> 
     )
 
 
-@app.command(short_help="Revoke a key, at once.", epilog=examples("checkrein keys revoke key_0123456789abcdef"))
+@app.command(short_help="Revoke a key, at once.", epilog=examples("checkrein keys revoke key_1a2b... --dir governance"))
 def revoke(
     id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, `key_...`.")],
     dir: Dir = HERE,

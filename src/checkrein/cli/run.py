@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -61,10 +64,20 @@ def serve(
     port: Annotated[
         int | None, typer.Option(metavar="PORT", help="The port; 0 takes a free one.", show_default="8642")
     ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Take the policies from this bundle.", show_default="the folder"),
+    ] = None,
+    bundle_key: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE.pub", help="A public key that may sign bundles.")
+    ] = None,
 ) -> None:
     """Serve the gateway and the decision endpoint until SIGTERM or Ctrl-C.
 
     Then open answers may go on for `server.drain_seconds`. Every other verb works on the same store meanwhile.
+
+    Policies that change are taken within seconds (SIGHUP looks at once), if their tests pass and nothing is wrong with
+    them; else the old ones stay, and standard error, /readyz and the ledger say why.
 
     \b
     Routes, each needs a key (checkrein keys create):
@@ -76,8 +89,10 @@ def serve(
     from checkrein.compose import open_system
     from checkrein.web.server import serve as run
 
-    opened = open_system(dir, data=data, flags={"server.host": host, "server.port": port})
+    flags = {"server.host": host, "server.port": port}
+    opened = open_system(dir, data=data, flags=flags, bundle=bundle, bundle_keys=bundle_key or ())
     try:
+        opened.reloader.prove()
         server = opened.config.server
         app = opened.app()
         for warning in opened.loaded.warnings:
@@ -86,12 +101,43 @@ def serve(
             say("no keys yet: make one with `checkrein keys create NAME`")
         if not opened.config.upstreams:
             say("no upstream yet: add `[upstreams.NAME]` to checkrein.toml; decisions work without one")
-        run(
-            app,
-            server.host,
-            server.port,
-            grace_s=server.drain_seconds,
-            on_listening=lambda url: say(f"listening on {url}, policy {opened.pdp.bundle.digest[:19]}"),
-        )
+        _log_to_stderr()
+        with opened.watching() as watch, _on_hangup(watch.nudge):
+            run(
+                app,
+                server.host,
+                server.port,
+                grace_s=server.drain_seconds,
+                on_listening=lambda url: say(f"listening on {url}, policy {opened.pdp.bundle.digest[:19]}"),
+            )
     finally:
         opened.close()
+
+
+@contextmanager
+def _on_hangup(act: Callable[[], None]) -> Iterator[None]:
+    """SIGHUP, which would end the process, asks for something inside."""
+    before = signal.signal(signal.SIGHUP, lambda number, frame: act())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def _log_to_stderr() -> None:
+    """What the server warns of, and which policies decide.
+
+    A request that outlived the grace time is cut off, which is no fault of ours.
+    """
+    import logging
+    from asyncio import CancelledError
+
+    def cut_off(record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], CancelledError):
+            record.msg, record.args, record.exc_info = "a request was cut off: the grace time is over", (), None
+        return True
+
+    handler = logging.StreamHandler()
+    handler.addFilter(cut_off)
+    logging.basicConfig(handlers=[handler], format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("checkrein.policy").setLevel(logging.INFO)

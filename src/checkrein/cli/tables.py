@@ -1,6 +1,6 @@
 """Tables and facts on stdout. A terminal too narrow for a table gets a block a row; a pipe gets one line a row.
 
-Nothing is cut, and ids are never broken over lines: both are there to be copied.
+Nothing is cut, and a table never breaks an id over lines: ids are there to be copied.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ STYLES = {
 #: a column of prose may be folded down to this width
 _PROSE = 24
 _GAP = 2
+#: between the pairs of a block
+_BETWEEN = "   "
 #: wide enough for any line: a pipe has no edge
 _ENDLESS = 100_000
 
@@ -116,14 +118,13 @@ def _print_blocks(columns: Sequence[str], rows: Sequence[Sequence[str]], width: 
             if not cell:
                 continue
             pair = Text.assemble((f"{name} " if name else "", "dim"), _styled(cell))
-            if len(lines) > 1 and lines[-1].cell_len + 3 + pair.cell_len <= width - _GAP:
-                lines[-1].append("   ").append_text(pair)
+            if lines[-1].cell_len + len(_BETWEEN) + pair.cell_len <= width - _GAP:
+                lines[-1].append(_BETWEEN).append_text(pair)
             else:
                 lines.append(pair)
-        _print(lines[0], width)
-        for line in lines[1:]:
+        for number, line in enumerate(lines):
             line.overflow = "fold"
-            _print(Padding(line, (0, 0, 0, _GAP)), width)
+            _print(Padding(line, (0, 0, 0, _GAP if number else 0)), width)
 
 
 def _styled(text: str, otherwise: str = "") -> Text:

@@ -1,11 +1,14 @@
 """The OpenAI protocol: chat completions in, a `Request` out, answers and errors in OpenAI's words.
 
 A prompt is the action `prompt` on the resource `model`; its input is the body without what only steers the
-transport (`stream`, `stream_options`, `user`), so that asking for a stream does not make it another action.
+transport (`stream`, `stream_options`, `user`), so that asking for a stream does not make it another action. Nothing
+that policy has not seen may hide there: stream options are true or false, and `user`, which the caller merely
+claims, goes no further.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
@@ -30,6 +33,7 @@ from checkrein.model.request import PROMPT
 
 #: members of the body that are not part of the action
 TRANSPORT = ("stream", "stream_options", "user")
+_OPTION = re.compile("[a-z_]{1,40}")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -59,10 +63,14 @@ def read_chat(body: bytes, key: ApiKey) -> Chat:
     if not isinstance(messages, list) or not messages:
         raise BadRequest("`messages` is missing or empty", hint='send `"messages": [{"role": "user", ...}]`')
     for index, message in enumerate(messages):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise BadRequest(f"`messages[{index}]` has no `role`", hint="give each message a `role`")
+        _check_message(f"messages[{index}]", message)
     if not isinstance(value.get("stream", False), bool | None):
         raise BadRequest("`stream` is not true or false", hint="send true or false")
+    options = value.get("stream_options") or {}
+    if not isinstance(options, dict) or not all(
+        _OPTION.fullmatch(name) and isinstance(option, bool) for name, option in options.items()
+    ):
+        raise BadRequest("`stream_options` holds more than true or false", hint='send `{"include_usage": true}`')
     transport = {name: value[name] for name in TRANSPORT if name in value}
     content = {name: item for name, item in value.items() if name not in TRANSPORT}
     context: dict[str, object] = {"agent": {"id": key.agent}} if key.agent else {}
@@ -70,9 +78,21 @@ def read_chat(body: bytes, key: ApiKey) -> Chat:
     return Chat(request, transport, body)
 
 
+def _check_message(place: str, message: object) -> None:
+    """A message in a form that every reader of it takes for the same text."""
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise BadRequest(f"`{place}` has no `role`", hint="give each message a `role`")
+    content = message.get("content")
+    parts = content if isinstance(content, list) else []
+    if not isinstance(content, str | list | None) or not all(
+        isinstance(part, dict) and isinstance(part.get("type"), str) for part in parts
+    ):
+        raise BadRequest(f"`{place}.content` is not text or a list of parts", hint="give each part a `type`")
+
+
 def upstream_body(chat: Chat, clean: Request, *, redacted: bool, handle: str = "") -> bytes:
-    """What goes to the upstream: the original bytes, unless something was redacted or a turn's handle is needed."""
-    if not redacted and not handle:
+    """What goes to the upstream: the original bytes, unless something in them is redacted, added or left out."""
+    if not redacted and not handle and "user" not in chat.transport:
         return chat.body
     transport = {name: item for name, item in chat.transport.items() if name != "user"}
     user = {"user": handle} if handle else {}
@@ -99,7 +119,8 @@ class Refusal(msgspec.Struct, frozen=True):
 
 def refusal(error: CheckreinError, *, retry_after_s: int, trace_id: str = "") -> Refusal:
     """Any of our errors in OpenAI's shape, with the decision beside it where there is one."""
-    status, kind, code = _KINDS.get(type(error), (500, "api_error", "internal_error"))
+    fits = (words for kind, words in _KINDS.items() if isinstance(error, kind))
+    status, kind, code = next(fits, (500, "api_error", "internal_error"))
     headers: dict[str, str] = {}
     extra: dict[str, object] = {}
     if isinstance(error, Unauthorized) and error.forbidden:

@@ -6,6 +6,7 @@
 `provenance`  where each control argument's value came from
 `detect`      finds personal data and secrets in text: spans with a class
 `detectors`   the built-in patterns, and the checks behind them
+`explain`     why the policies decide a request as they do, for people
 `redact`      spans -> clean copy with stable placeholders
 `fold`        text as matchers see it: invisible and look-alike characters hide nothing
 `patterns`    RE2: many patterns in one pass

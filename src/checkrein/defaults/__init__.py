@@ -5,6 +5,7 @@ Its policies are the ones the demo runs on. `tests/defaults` decides every one o
 
 from __future__ import annotations
 
+import os
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -33,24 +34,34 @@ def _walk(folder: Traversable, prefix: str) -> list[tuple[str, bytes]]:
 
 
 def write(target: Path) -> tuple[str, ...]:
-    """Write the default folder; returns the names written. Raises `ConfigError` before it overwrites anything."""
+    """Write the default folder; returns the names written.
+
+    All of it or nothing: raises `ConfigError` before it overwrites anything, and takes back what it wrote when the
+    rest cannot be written. A `.gitignore` of one's own stays as it is.
+    """
     given = contents()
-    standing = sorted(name for name in given if name != ".gitignore" and (target / name).exists())
-    if standing:
-        raise ConfigError(
-            f"`{target / standing[0]}` exists already; nothing was written",
-            hint="choose an empty folder: `checkrein init DIR`",
-        )
-    written: list[str] = []
+    if os.path.lexists(target / ".gitignore"):
+        del given[".gitignore"]
+    for name in given:
+        if os.path.lexists(target / name):
+            raise ConfigError(
+                f"`{target / name}` exists already; nothing was written",
+                hint="choose an empty folder: `checkrein init DIR`",
+            )
+    made: list[Path] = []
     try:
         for name, data in given.items():
             path = target / name
-            if path.exists():
-                continue  # a .gitignore of one's own
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-            written.append(name)
+            for folder in reversed([path.parent, *path.parent.parents]):
+                if not folder.exists():
+                    folder.mkdir()
+                    made.append(folder)
+            with path.open("xb") as file:
+                made.append(path)
+                file.write(data)
     except OSError as error:
+        for path in reversed(made):
+            path.rmdir() if path.is_dir() else path.unlink()
         why = (error.strerror or type(error).__name__).lower()
         raise ConfigError(f"`{target}` cannot be written: {why}", hint="choose another folder") from error
-    return tuple(written)
+    return tuple(given)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from checkrein.demo.pdp import PdpClient
 from checkrein.demo.tools import Sandbox
 from checkrein.flow.approval import Approval, State
 from checkrein.model import Permission
+from checkrein.model.request import PROMPT
+from checkrein.ports import RecordQuery
+from checkrein.storage.files import DataDir
 from checkrein.web.server import BackgroundServer
 
 MODEL = "openclaw/default"
@@ -67,8 +70,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     waiting: str = ""
 
 
-#: gives people's answer to an approval and says who gave it; empty when nobody answered
-Approver = Callable[[Approval], str]
+#: lets people answer, and gives the approval as it is then: still pending when nobody answered
+Approver = Callable[[Approval], Approval]
 
 
 class Stage:
@@ -82,36 +85,61 @@ class Stage:
     def send(self, case: Case, approver: Approver) -> Row:
         """Send one request, let people answer if policy asks them, and read back what happened."""
         ran, seen = self.sandbox.runs, len(self._model_saw())
-        first = self._submit(case)
-        context, approved_by, waiting = first, "", ""
-        if first["outcome"] == "require_review":
-            waiting = str(first["access_request"]["id"])
-            approved_by = "" if case.left else approver(self.system.approvals.get(waiting))
-            context = self._submit(case) if approved_by else first
-            if context["outcome"] != "require_review":
-                waiting = ""
+        context = first = self._submit(case)
+        if first["outcome"] == "require_review" and not case.left:
+            answered = approver(self.system.approvals.get(first["access_request"]["id"]))
+            if answered.state is State.APPROVED:
+                context = self._submit(case)
+        trace_id = str(context["trace_id"])
         runs = {name: count - ran[name] for name, count in self.sandbox.runs.items() if count > ran[name]}
+        stopped = self._stopped(trace_id)
+        approvals = [self.system.approvals.get(id) for id in self._asked(trace_id)]
         return Row(
             request=case.prompt,
             risk=str(first["risk"]["level"]),
             outcome=str(first["outcome"]).upper(),
-            approved_by=approved_by or ("waits for people" if waiting else ""),
-            happened=_happened(case, context, runs, self._model_saw()[seen:]),
-            trace_id=str(context["trace_id"]),
-            waiting=waiting,
+            approved_by="; ".join(dict.fromkeys(map(_people, approvals))),
+            happened=_happened(case, context, runs, stopped, self._model_saw()[seen:]),
+            trace_id=trace_id,
+            waiting=next((approval.id for approval in approvals if approval.state is State.PENDING), ""),
         )
 
     def _submit(self, case: Case) -> dict[str, Any]:
         context: dict[str, Any] = self.client.submit_request({"model": MODEL, "prompt": case.prompt})["context"]
         return context
 
+    def _decisions(self, trace_id: str) -> list[Mapping[str, Any]]:
+        """What was decided in this trace, as it stands in the ledger: the prompt, and each tool call."""
+        query = RecordQuery(trace_id=trace_id, kinds=("decision",))
+        return [record.body for record in self.system.store.records(query)]
+
+    def _asked(self, trace_id: str) -> list[str]:
+        """The approvals that were asked for, or under which something ran."""
+        found = [str(body["approval"]["id"]) for body in self._decisions(trace_id)]
+        return [id for id in dict.fromkeys(found) if id]
+
+    def _stopped(self, trace_id: str) -> list[str]:
+        """The tool calls that the agent made and that did not run."""
+        words = {"deny": "was denied", "require_review": "waits for people"}
+        calls = [(body["action"]["name"], body["decision"]["outcome"]) for body in self._decisions(trace_id)]
+        return [f"{name} {words[outcome]}" for name, outcome in calls if name != PROMPT and outcome in words]
+
     def _model_saw(self) -> list[str]:
         log = self.sandbox.model_input
         return log.read_text(encoding="utf-8").splitlines() if log.exists() else []
 
 
-def _happened(case: Case, context: Mapping[str, Any], runs: Mapping[str, int], saw: list[str]) -> str:
-    tools = [f"{name} ran {'once' if count == 1 else f'{count} times'}" for name, count in runs.items()]
+def _people(approval: Approval) -> str:
+    names = ", ".join(_voters(approval))
+    if approval.state is State.PENDING:
+        return "waits for people"
+    return f"denied by {names}" if approval.state is State.DENIED else names
+
+
+def _happened(
+    case: Case, context: Mapping[str, Any], runs: Mapping[str, int], stopped: list[str], saw: list[str]
+) -> str:
+    tools = [f"{name} ran {'once' if count == 1 else f'{count} times'}" for name, count in runs.items()] + stopped
     if not saw:
         instead = [f"instead: {advice['text']}" for advice in context.get("advice", ())]
         return "; ".join([*(tools or ["nothing ran"]), *instead])
@@ -128,7 +156,9 @@ def _happened(case: Case, context: Mapping[str, Any], runs: Mapping[str, int], s
 @contextmanager
 def stage(folder: Path, data: Path | None) -> Iterator[Stage]:
     """Start the embedded gateway and Checkrein on free loopback ports; stop both at the end."""
-    sandbox = Sandbox((data or folder / DATA) / "sandbox")
+    files = DataDir(data or folder / DATA)
+    files.create()
+    sandbox = Sandbox(files.path / "sandbox")
     token = secrets.token_urlsafe(32)
     late: list[PdpClient] = []
 
@@ -141,40 +171,36 @@ def stage(folder: Path, data: Path | None) -> Iterator[Stage]:
             base_url=f"{gateway.url}/v1", kind="openclaw", models=("openclaw*",), api_key_env=TOKEN
         )
         system = open_system(folder, data=data, upstreams={"embedded": embedded}, variables={TOKEN: token})
-        try:
-            caller, secret = system.keys.create(
-                AGENT, owner=USER, roles=ROLES, agent=AGENT, expires_s=KEY_LIFE_S, by="demo",
-                permissions=(Permission.CALL, Permission.AUDIT),
-            )  # fmt: skip
-            pep, pep_secret = system.keys.create(
-                "embedded-gateway", permissions=(Permission.DECIDE,), expires_s=KEY_LIFE_S, by="demo"
-            )
+        with closing(system), ExitStack() as at_the_end:
+
+            def key(name: str, *may: Permission, **whose: Any) -> str:
+                made, secret = system.keys.create(name, permissions=may, expires_s=KEY_LIFE_S, by="demo", **whose)
+                at_the_end.callback(system.keys.revoke, made.id, by="demo")
+                return secret
+
+            caller = key(AGENT, Permission.CALL, owner=USER, roles=ROLES, agent=AGENT)
+            pep = key("embedded-gateway", Permission.DECIDE)
             with BackgroundServer(system.app()) as server:
-                late.append(PdpClient(server.url, pep_secret))
-                yield Stage(system, Client(server.url, secret), sandbox)
-            for key in (caller, pep):
-                system.keys.revoke(key.id, by="demo")
-        finally:
-            system.close()
+                late.append(PdpClient(server.url, pep))
+                yield Stage(system, Client(server.url, caller), sandbox)
 
 
 def simulated(system: System) -> Approver:
     """An approver that says yes, and whose votes are recorded as simulated."""
 
-    def answer(approval: Approval) -> str:
-        names: list[str] = []
+    def answer(approval: Approval) -> Approval:
         while approval.state is State.PENDING:
-            names.append(f"{SIMULATED}-{len(names) + 1}" if approval.votes else SIMULATED)
+            number = len(approval.votes) + 1
             approval = system.approvals.vote(
                 approval.id,
-                voter=names[-1],
-                roles=tuple(factor.role for factor in approval.requirement.factors),
+                voter=SIMULATED if number == 1 else f"{SIMULATED}-{number}",
+                roles=_every_role(approval),
                 approve=True,
                 reason="simulated by the demo",
                 auth="simulated",
                 simulated=True,
             )
-        return ", ".join(names) or "approved before"
+        return approval
 
     return answer
 
@@ -182,15 +208,30 @@ def simulated(system: System) -> Approver:
 def at_terminal(system: System, ask: Callable[[Approval], bool | None], who: str) -> Approver:
     """The person at the terminal, who stands for every role that is asked for; `None` leaves it open."""
 
-    def answer(approval: Approval) -> str:
-        verdict = ask(approval)
+    def answer(approval: Approval) -> Approval:
+        # a person has one vote: who gave it in an earlier run waits for the others
+        verdict = None if who in _voters(approval) else ask(approval)
         if verdict is None:
-            return ""
-        roles = tuple(factor.role for factor in approval.requirement.factors)
-        after = system.approvals.vote(approval.id, voter=who, roles=roles, approve=verdict, auth="terminal")
-        return who if after.state is not State.PENDING else ""
+            return approval
+        roles = _every_role(approval)
+        return system.approvals.vote(approval.id, voter=who, roles=roles, approve=verdict, auth="terminal")
 
     return answer
+
+
+def _every_role(approval: Approval) -> tuple[str, ...]:
+    return tuple(factor.role for factor in approval.requirement.factors)
+
+
+def _voters(approval: Approval) -> list[str]:
+    return [vote.voter for vote in approval.votes]
+
+
+def who_may(system: System, approval: Approval) -> str:
+    """Somebody of this deployment whose vote would count; empty when it knows nobody."""
+    wanted, barred = set(_every_role(approval)), {approval.requester.id, approval.agent, *_voters(approval)}
+    people = sorted(system.config.people.items())
+    return next((name for name, person in people if wanted & set(person.roles) and name not in barred), "")
 
 
 def prepare(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -13,13 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from checkrein.compose import verify_ledger
-from checkrein.demo.scenario import CASES, Approver, Row, Stage, at_terminal, prepare, simulated, stage
+from checkrein.demo.scenario import CASES, Approver, Row, Stage, at_terminal, prepare, simulated, stage, who_may
 from checkrein.flow.approval import Approval
 from checkrein.model import ConfigError
 
 #: below this width the table would fold too much
-TABLE_WIDTH = 130
-COLUMNS = ("request", "risk", "outcome", "approved by", "what happened", "trace id")
+TABLE_WIDTH = 150
 STYLES = {
     "green": "green",
     "amber": "yellow",
@@ -29,6 +29,7 @@ STYLES = {
     "REQUIRE_REVIEW": "yellow",
     "DENY": "red",
 }
+ANSWERS = {"y": True, "n": False, "l": None}
 
 
 def run(folder: Path, *, data: Path | None, interactive: bool, who: str, out: Console, err: Console) -> None:
@@ -36,43 +37,52 @@ def run(folder: Path, *, data: Path | None, interactive: bool, who: str, out: Co
     if interactive and not sys.stdin.isatty():
         raise ConfigError("`--interactive` needs a terminal", hint="run it without, or at a terminal")
     written = prepare(folder)
-    err.print(f"governance folder: {folder}{' (new, with the default policies)' if written else ''}")
+    _line(err, f"governance folder: {folder}{' (new, with the default policies)' if written else ''}")
     with stage(folder, data) as running:
-        err.print("backend: embedded agent gateway, with a deterministic model that refuses nothing")
-        err.print("")
-        approver = (
-            at_terminal(running.system, lambda a: _ask(a, out), who) if interactive else simulated(running.system)
-        )
+        _line(err, "backend: embedded agent gateway, with a deterministic model that refuses nothing")
+        _line(err, "")
+        system = running.system
+        approver = at_terminal(system, lambda approval: ask(approval, out), who) if interactive else simulated(system)
         rows = _show(running, approver, out, live=out.is_terminal and not interactive)
+        waiting = [system.approvals.get(row.waiting) for row in rows if row.waiting][:1]
+        commands = [
+            command
+            for approval in waiting
+            for command in (f"approvals show {approval.id}", _approve(approval, who_may(system, approval)))
+        ]
         sandbox = running.sandbox.root
     report = verify_ledger(folder, data=data)
-    out.print(f"ledger: {report.require().summary()}")
-    _next_steps(folder, data, rows, sandbox, out)
+    _line(out, f"ledger: {report.require().summary()}")
+    _next_steps(folder, data, commands, sandbox, out)
 
 
 def _show(running: Stage, approver: Approver, out: Console, *, live: bool) -> list[Row]:
     rows: list[Row] = []
     if not live:
         rows += [running.send(case, approver) for case in CASES]
-        out.print(_view(rows, "", out.width))
+        out.print(view(rows, "", out.width))
         return rows
-    with Live(_view(rows, CASES[0].prompt, out.width), console=out, auto_refresh=False) as screen:
+    with Live(view(rows, CASES[0].prompt, out.width), console=out, auto_refresh=False) as screen:
         for index, case in enumerate(CASES):
             rows.append(running.send(case, approver))
             upcoming = CASES[index + 1].prompt if index + 1 < len(CASES) else ""
-            screen.update(_view(rows, upcoming, out.width), refresh=True)
+            screen.update(view(rows, upcoming, out.width), refresh=True)
     return rows
 
 
-def _view(rows: list[Row], upcoming: str, width: int) -> RenderableType:
-    """A table where it fits, one block a request where it does not."""
+def view(rows: list[Row], upcoming: str, width: int) -> RenderableType:
+    """A table where it fits, one block a request where it does not; `upcoming` is the request on its way."""
     return _table(rows, upcoming) if width >= TABLE_WIDTH else _blocks(rows, upcoming)
 
 
 def _table(rows: list[Row], upcoming: str) -> Table:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", leading=1)
-    for column, ratio in zip(COLUMNS, (5, 1, 2, 2, 5, 2), strict=True):
-        table.add_column(column, overflow="fold", ratio=ratio)
+    table.add_column("request", overflow="fold", ratio=1)
+    for name in ("risk", "outcome"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("approved by", overflow="fold", max_width=24)
+    table.add_column("what happened", overflow="fold", ratio=1)
+    table.add_column("trace id", no_wrap=True)
     for row in rows:
         cells = (row.request, row.risk, row.outcome, row.approved_by, row.happened, row.trace_id)
         table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in cells))
@@ -86,34 +96,49 @@ def _blocks(rows: list[Row], upcoming: str) -> Group:
     for row in rows:
         verdict = Text("  ").append(row.risk, STYLES.get(row.risk, "")).append("  ")
         verdict.append(row.outcome, STYLES.get(row.outcome, ""))
-        who = f"  approved by: {row.approved_by}" if row.approved_by else ""
-        blocks += [Text(row.request, style="bold"), verdict.append(who)]
+        approved = row.approved_by and not row.waiting and not row.approved_by.startswith("denied")
+        verdict.append(f"  {'approved by ' if approved else ''}{row.approved_by}")
+        blocks += [Text(row.request, style="bold"), verdict]
         blocks += [Padding(Text(row.happened), (0, 0, 0, 2)), Text(f"  trace {row.trace_id}", style="dim"), Text("")]
     if upcoming:
         blocks += [Text(upcoming, style="dim"), Text("  ...", style="dim")]
     return Group(*blocks)
 
 
-def _ask(approval: Approval, out: Console) -> bool | None:
+def ask(approval: Approval, out: Console) -> bool | None:
+    """Show the exact request and ask the person at the terminal; None leaves it open, and so does an end of input."""
     out.print("")
     out.print(Text(f"{approval.requirement} must decide, because {'; '.join(approval.reasons)}", style="bold"))
-    request = approval.request()
-    for message in request.action.input.get("messages", ()):
-        out.print(Text(f"  {message.get('role')}: {message.get('content')}"))
+    for message in approval.request().action.input.get("messages", ()):
+        out.print(Text(f"  {message.get('role')}: {_visible(str(message.get('content')))}"))
     while True:
-        answer = out.input("approve this, once? [y]es, [n]o, [l]eave it open: ").strip().lower()[:1]
-        if answer in ("y", "n", "l"):
-            return {"y": True, "n": False, "l": None}[answer]
+        try:
+            answer = out.input(Text("approve this, once? [y]es, [n]o, [l]eave it open: "))
+        except EOFError:
+            return None
+        if (first := answer.strip().lower()[:1]) in ANSWERS:
+            return ANSWERS[first]
 
 
-def _next_steps(folder: Path, data: Path | None, rows: list[Row], sandbox: Path, out: Console) -> None:
-    where = f"--dir {folder}" + (f" --data {data}" if data else "")
-    out.print("")
-    out.print("try next:")
-    waiting = next((row.waiting for row in rows if row.waiting), "")
-    if waiting:
-        out.print(f"  checkrein approvals show {waiting} {where}")
-        out.print(f"  checkrein approvals approve {waiting} --as privacy-officer {where}, and run the demo again")
-    out.print(f"  checkrein activity {where}")
-    out.print(f"  checkrein audit verify {where}")
-    out.print(f"  edit {folder / 'policies'} and run the demo again; what the tools did stands in {sandbox}")
+def _visible(text: str) -> str:
+    """Nothing in a request may steer the terminal that shows it."""
+    return "".join(char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}" for char in text)
+
+
+def _approve(approval: Approval, who: str) -> str:
+    return f"approvals approve {approval.id} --as {who or 'PERSON'}"
+
+
+def _next_steps(folder: Path, data: Path | None, commands: list[str], sandbox: Path, out: Console) -> None:
+    where = shlex.join(["--dir", str(folder), *(["--data", str(data)] if data else [])])
+    _line(out, "")
+    _line(out, "try next:")
+    for command in (*commands, "activity", "audit verify"):
+        again = ", and run the demo again" if command.startswith("approvals approve") else ""
+        _line(out, f"  checkrein {command} {where}{again}")
+    _line(out, f"  edit {folder / 'policies'} and run the demo again; what the tools did stands in {sandbox}")
+
+
+def _line(console: Console, text: str) -> None:
+    """One line as it is: a path may hold what looks like markup, and a command must not be broken in two."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -63,6 +63,26 @@ class Frontier(msgspec.Struct, frozen=True):
             size += 1
         return Frontier(size, tuple(nodes))
 
+    def join(self, other: Frontier) -> Frontier:
+        """The tree with the leaves of `other` behind its own.
+
+        Raises `ValueError` unless this size is a multiple of the largest perfect subtree of `other`: else the
+        inner nodes of one tree are none of the other.
+        """
+        span = 1 << other.size.bit_length() >> 1
+        if span and self.size % span:
+            raise ValueError(f"a tree of {other.size} leaves does not fit behind {self.size}")
+        size, nodes = self.size, list(self.nodes)
+        for node in other.nodes:
+            span = 1 << (self.size + other.size - size).bit_length() - 1
+            rest = size // span
+            while rest & 1:
+                node = node_hash(nodes.pop(), node)
+                rest >>= 1
+            nodes.append(node)
+            size += span
+        return Frontier(size, tuple(nodes))
+
     @property
     def root(self) -> bytes:
         if not self.nodes:

@@ -10,29 +10,34 @@ rewritten log from the first.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 import msgspec
 
 from checkrein.ledger import checkpoint as notes
 from checkrein.ledger.record import Facets, Record, decode, facets
-from checkrein.ledger.tree import Frontier, Head, leaf_hash
+from checkrein.ledger.section import RUN, RUNS, Section, section
+from checkrein.ledger.tree import HASH_BYTES, Frontier, Head, leaf_hash
 from checkrein.model import LedgerInvalid
 
 #: a walk through a ruined log stops listing problems here, not looking
 MAX_PROBLEMS = 20
 #: decisions that may run, remembered for the starts to come; older ones are looked up
 WINDOW = 4096
-_RUNS = ("allow", "allow_with_redaction")
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A record as stored: its columns (believed only if the bytes say the same) and its claimed leaf hash."""
+    """A record as stored: its columns (believed only if the bytes say the same) and its claimed leaf hash.
+
+    `fault` says why the row is none that a store writes; nothing else of it but the number then counts.
+    """
 
     record: Record
     facets: Facets
     leaf: bytes
+    fault: str = ""
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -41,13 +46,16 @@ class Snapshot(msgspec.Struct, frozen=True):
     `checkpoint` is the signed note, read before the rest, or empty. `trail` are the leaf hashes kept outside
     the database, as far as they reach, to name a record that was changed together with its hash. `earlier`
     gives the records of a trace below a sequence number; without it the walk remembers every decision itself.
+    `parts` are the same records as `entries`, from a store that has looked through runs of them already: a
+    `Section` where nothing is wrong, entries where one must look.
     """
 
     head: Head
-    entries: Iterator[Entry]
+    entries: Iterable[Entry]
     checkpoint: str = ""
     trail: Iterable[bytes] = ()
     earlier: Callable[[str, int], Iterable[Record]] | None = None
+    parts: Iterable[Section | Iterable[Entry]] | None = None
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,48 +102,84 @@ def examine(snapshot: Snapshot, *, vkey: str = "") -> Report:
     Without checkpoint and `vkey` the records are checked against the stored head alone, and `checkpoint_size`
     stays None. One without the other proves nothing and is a problem.
     """
-    walk = _Walk(snapshot)
-    signed = walk.signed_head(snapshot.checkpoint, vkey)
-    at_checkpoint = Frontier().root if signed and signed.size == 0 else None
-    tree = Frontier()
-    for entry in snapshot.entries:
-        walk.record(entry)
-        tree = tree.append(entry.leaf)
-        if signed and tree.size == signed.size:
-            at_checkpoint = tree.root
-    walk.head(tree.head, snapshot.head)
-    if signed:
-        walk.checkpoint(tree.size, signed, at_checkpoint)
-    walk.end()
+    walk = _Walk(snapshot, vkey)
+    try:
+        for part in _parts(snapshot.entries) if snapshot.parts is None else snapshot.parts:
+            if isinstance(part, Section):
+                walk.section(part)
+            else:
+                for entry in part:
+                    walk.record(entry)
+    except LedgerInvalid as error:
+        walk.unreadable(error)
+    else:
+        walk.end(snapshot.head)
     return Report(
-        records=tree.size,
-        root=tree.root,
-        checkpoint_size=signed.size if signed else None,
+        records=walk.tree.size,
+        root=walk.tree.root,
+        checkpoint_size=walk.signed.size if walk.signed else None,
         first_bad=walk.first_bad,
         problems=tuple(walk.problems),
     )
 
 
+def _parts(entries: Iterable[Entry]) -> Iterator[Section | Iterable[Entry]]:
+    left = iter(entries)
+    while run := list(islice(left, RUN)):
+        made = None if any(entry.fault for entry in run) else section([_row(entry) for entry in run])
+        yield made or run
+
+
+def _row(entry: Entry) -> tuple[object, ...]:
+    record = entry.record
+    found = (text or None for text in msgspec.structs.astuple(entry.facets))
+    place = (record.seq, record.id, record.kind, record.trace_id or None, record.ts_us)
+    return (*place, record.data, *found, entry.leaf)
+
+
+class _Trail:
+    """The leaf hashes kept outside, read once from the first to the last."""
+
+    def __init__(self, leaves: Iterable[bytes]) -> None:
+        self._left = iter(leaves)
+        self._at = 0
+
+    def differs(self, first: int, leaves: bytes) -> int | None:
+        """The first record whose hash, of these from `first`, is not the one kept; None where none is kept."""
+        if first < self._at:
+            return None  # out of order, which is a problem of its own
+        deque(islice(self._left, first - self._at), maxlen=0)
+        kept = b"".join(islice(self._left, len(leaves) // HASH_BYTES))
+        self._at = first + len(leaves) // HASH_BYTES
+        if leaves.startswith(kept):
+            return None
+        wrong = (at for at in range(0, len(kept), HASH_BYTES) if kept[at : at + HASH_BYTES] != leaves[at:][:HASH_BYTES])
+        return first + next(wrong) // HASH_BYTES
+
+
 class _Walk:
     """What is remembered from record to record, and the problems so far."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, vkey: str) -> None:
         self.problems: list[str] = []
         self.first_bad: int | None = None
+        self.tree = Frontier()
+        self.signed = self._signed_head(snapshot.checkpoint, vkey)
+        self._at_checkpoint = self.tree.root if self.signed and self.signed.size == 0 else None
         self._next = 0
         self._ts_us = 0
         self._earlier = snapshot.earlier
         self._allowed: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._trail = enumerate(snapshot.trail)
+        self._trail = _Trail(snapshot.trail)
         self._differs: int | None = None
 
     def _bad(self, seq: int | None, problem: str) -> None:
-        if seq is not None and self.first_bad is None:
-            self.first_bad = seq
+        if seq is not None:
+            self.first_bad = seq if self.first_bad is None else min(seq, self.first_bad)
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(problem)
 
-    def signed_head(self, text: str, vkey: str) -> Head | None:
+    def _signed_head(self, text: str, vkey: str) -> Head | None:
         if not text or not vkey:
             if text or vkey:
                 missing = "no public key to check the checkpoint with" if text else "no checkpoint for the public key"
@@ -147,13 +191,29 @@ class _Walk:
             self._bad(None, str(error))
             return None
 
+    def section(self, run: Section) -> None:
+        """Records that are right in themselves; what is left is how they join those before."""
+        if run.first != self._next:
+            self._gap(run.first)
+        if run.since_us < self._ts_us:
+            self._bad(run.first, f"record {run.first} is older than the record before it")
+        for seq, trace_id, evaluation in run.open:
+            self._start(seq, trace_id, evaluation)
+        for trace_id, evaluation in run.allowed:
+            self._allow(trace_id, evaluation)
+        self._ts_us = max(self._ts_us, run.until_us)
+        self._next = max(self._next, run.first + run.frontier.size)
+        self._grow(run.first, run.leaves, run.frontier)
+
     def record(self, entry: Entry) -> None:
         stored, seq = entry.record, entry.record.seq
         if seq != self._next:
             self._gap(seq)
-        self._next = max(self._next, seq) + 1
-        if self._differs is None and self._kept(seq) not in (None, entry.leaf):
-            self._differs = seq
+        self._next = max(self._next, seq + 1)
+        self._grow(seq, entry.leaf, Frontier(1, (entry.leaf,)))
+        if entry.fault:
+            self._bad(seq, f"record {seq} is damaged: {entry.fault}")
+            return
         if leaf_hash(stored.data) != entry.leaf:
             self._bad(seq, f"record {seq} was changed: its bytes do not have the stored hash")
         try:
@@ -168,10 +228,22 @@ class _Walk:
         if said.ts_us < self._ts_us:
             self._bad(seq, f"record {seq} is older than the record before it")
         self._ts_us = max(self._ts_us, said.ts_us)
-        if said.kind == "decision":
-            self._decided(said.trace_id, entry.facets)
-        elif said.kind == "execution.started" and not self._may_start(said, entry.facets.evaluation):
-            self._bad(seq, f"record {seq} starts an execution that no earlier decision of its trace allowed")
+        if said.kind == "decision" and entry.facets.outcome in RUNS:
+            self._allow(said.trace_id, entry.facets.evaluation)
+        elif said.kind == "execution.started":
+            self._start(seq, said.trace_id, entry.facets.evaluation)
+
+    def _grow(self, first: int, leaves: bytes, frontier: Frontier) -> None:
+        """The tree with these leaf hashes, and what it was at the checkpoint on the way."""
+        size = self.tree.size
+        if self.signed and size < self.signed.size <= size + frontier.size:
+            self._at_checkpoint = self.tree.extend(_hashes(leaves)[: self.signed.size - size]).root
+        try:
+            self.tree = self.tree.join(frontier)
+        except ValueError:  # after a gap the runs stand no longer where the tree has its nodes
+            self.tree = self.tree.extend(_hashes(leaves))
+        if self._differs is None:
+            self._differs = self._trail.differs(first, leaves)
 
     def _gap(self, seq: int) -> None:
         if seq < self._next:
@@ -181,26 +253,35 @@ class _Walk:
         else:
             self._bad(self._next, f"records {self._next} to {seq - 1} are missing")
 
-    def _kept(self, seq: int) -> bytes | None:
-        """The hash kept outside for this record, if it reaches that far; records are asked for in rising order."""
-        return next((leaf for at, leaf in self._trail if at >= seq), None)
+    def _allow(self, trace_id: str, evaluation: str) -> None:
+        self._allowed[trace_id, evaluation] = None
+        if self._earlier is not None and len(self._allowed) > WINDOW:
+            self._allowed.popitem(last=False)
 
-    def _decided(self, trace_id: str, found: Facets) -> None:
-        if found.outcome in _RUNS:
-            self._allowed[trace_id, found.evaluation] = None
-            if self._earlier is not None and len(self._allowed) > WINDOW:
-                self._allowed.popitem(last=False)
+    def _start(self, seq: int, trace_id: str, evaluation: str) -> None:
+        if (trace_id, evaluation) in self._allowed:
+            return
+        for record in self._earlier(trace_id, seq) if self._earlier is not None else ():
+            try:
+                found = facets(record.body)
+            except LedgerInvalid:
+                continue  # a damaged decision allows nothing; it is named where it stands
+            if record.kind == "decision" and found.outcome in RUNS and found.evaluation == evaluation:
+                return
+        self._bad(seq, f"record {seq} starts an execution that no earlier decision of its trace allowed")
 
-    def _may_start(self, started: Record, evaluation: str) -> bool:
-        if (started.trace_id, evaluation) in self._allowed:
-            return True
-        for record in self._earlier(started.trace_id, started.seq) if self._earlier is not None else ():
-            found = facets(record.body)
-            if record.kind == "decision" and found.outcome in _RUNS and found.evaluation == evaluation:
-                return True
-        return False
+    def unreadable(self, error: LedgerInvalid) -> None:
+        """The walk ended early: the file itself is damaged where the next record should stand."""
+        self._bad(self._next, f"record {self._next} cannot be read: {error}")
 
-    def head(self, walked: Head, stored: Head) -> None:
+    def end(self, stored: Head) -> None:
+        """All records were seen."""
+        self._compare_head(self.tree.head, stored)
+        if self.signed:
+            self._compare_checkpoint(self.tree.size, self.signed, self._at_checkpoint)
+        self._compare_trail()
+
+    def _compare_head(self, walked: Head, stored: Head) -> None:
         if walked.size < stored.size:
             missing = f"the head names {stored.size} records but {walked.size} are stored"
             self._bad(walked.size, f"{missing}: the end of the log was cut off")
@@ -210,7 +291,7 @@ class _Walk:
         elif walked.root != stored.root:
             self._bad(None, "the tree over the stored records does not have the stored root")
 
-    def checkpoint(self, records: int, signed: Head, root: bytes | None) -> None:
+    def _compare_checkpoint(self, records: int, signed: Head, root: bytes | None) -> None:
         if root is None:
             missing = f"the checkpoint covers {signed.size} records but {records} are stored"
             self._bad(records, f"{missing}: the end of the log was cut off")
@@ -218,7 +299,7 @@ class _Walk:
             covered = f"the first {signed.size} records do not have the root of the checkpoint"
             self._bad(None, f"{covered}: at least one was changed after it was signed")
 
-    def end(self) -> None:
+    def _compare_trail(self) -> None:
         """The hashes kept outside say where the log was changed, once the signed tree says that it was."""
         if self._differs is None:
             return
@@ -229,6 +310,10 @@ class _Walk:
             )
         else:
             self._bad(None, f"the file of hashes is wrong at {self._differs}; the records themselves are as signed")
+
+
+def _hashes(joined: bytes) -> list[bytes]:
+    return [joined[at : at + HASH_BYTES] for at in range(0, len(joined), HASH_BYTES)]
 
 
 def _difference(said: Record, stored: Record) -> str:

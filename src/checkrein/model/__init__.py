@@ -5,6 +5,7 @@
 `risk`      green, amber, red, with the factors that made it
 `identity`  who is calling: the key they hold and what it lets them do
 `requirement` what people a policy asks for ("2 of finance")
+`retention` how long payloads are kept
 `stamp`     times in RFC 3339
 `json`      strict JSON in, canonical JSON out
 `errors`    the errors people meet, each with a `hint` on what to do next

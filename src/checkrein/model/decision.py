@@ -137,6 +137,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
             context["obligations"] = [msgspec.to_builtins(duty) for duty in self.obligations]
         if self.outcome is Outcome.REQUIRE_REVIEW:
             context["reason"] = "approval_required"
+        if self.outcome is Outcome.REQUIRE_REVIEW and self.approval_id:  # a dry run opens none
             context["access_request"] = {
                 "id": self.approval_id,
                 "status": "pending",

@@ -125,10 +125,12 @@ def _admit(value: Any) -> None:
         for key, item in value.items():
             if type(key) is not str or not key.isascii():
                 raise ValueError(f"the key {key!r} is not ASCII text")
-            _admit(item)
+            if type(item) is not str or not item.isascii():  # most are, and a call costs more than the test
+                _admit(item)
     elif kind is list or kind is tuple:
         for item in value:
-            _admit(item)
+            if type(item) is not str or not item.isascii():
+                _admit(item)
     elif kind is int:
         if not -MAX_INTEGER <= value <= MAX_INTEGER:
             raise ValueError("an integer beyond 2^53-1 has no place in a record")

@@ -13,12 +13,14 @@ import msgspec
 
 from checkrein.model import PolicyInvalid
 from checkrein.model.json import canonical
-from checkrein.policy.cases import Case, read_cases
+from checkrein.policy.casefile import read_cases
+from checkrein.policy.cases import Case
 from checkrein.policy.cedar import Kind, Policy, duplicates, read_policies, validate
 from checkrein.policy.engine import PolicySet, read_schema
 from checkrein.policy.manifest import Manifests, read_manifests
 from checkrein.policy.schema import known_actions, schema_text
 from checkrein.policy.source import problem
+from checkrein.policy.toolfiles import read_tool_file
 
 TOOLS = "tools.yaml"
 
@@ -35,11 +37,11 @@ class Bundle(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Bundle:
-        """Read `policies/*.cedar`, `tools.yaml` and `tests/*.yaml` of a folder; raises `PolicyInvalid`.
+        """Read `policies/*.cedar`, `tools.yaml`, `tools/*.json` and `tests/*.yaml` of a folder; raises `PolicyInvalid`.
 
         Paths are relative, with `/`. Any other file is left alone.
         """
-        manifests, problems = read_manifests(files.get(TOOLS, b""), TOOLS)
+        manifests, problems = _manifests(files)
         schema = schema_text(manifests)
         policies, wrong = _policies(files, None if problems else schema)
         problems += wrong
@@ -59,10 +61,25 @@ class Bundle(msgspec.Struct, frozen=True):
         return cls(digest_of(files), compiled, manifests, tuple(cases), schema, warnings)
 
 
+def _manifests(files: Mapping[str, bytes]) -> tuple[Manifests, tuple[str, ...]]:
+    """The tools of `tools.yaml`, then those of `tools/*.json` that it does not name."""
+    manifests, problems = read_manifests(files.get(TOOLS, b""), TOOLS)
+    tools = dict(manifests.tools)
+    origins: dict[str, str] = {}
+    for path in _named(files, "tools/", ".json"):
+        found, wrong = read_tool_file(files[path], path, manifests.names())
+        problems += wrong
+        for name in found:
+            if origins.setdefault(name, path) != path:
+                problems += (problem(path, f"the tool `{name}` stands in {origins[name]} too", "keep one of them"),)
+        tools |= found
+    return Manifests(tools), problems
+
+
 def digest_of(files: Mapping[str, bytes]) -> str:
     """`sha256:` over the canonical list of path and SHA-256 of every file that counts, sorted by path."""
     counted = [*_named(files, "policies/", ".cedar"), *_named(files, "tests/", ".yaml")]
-    counted += [TOOLS] if TOOLS in files else []
+    counted += [*_named(files, "tools/", ".json"), *([TOOLS] if TOOLS in files else [])]
     listed = [[path, hashlib.sha256(files[path]).hexdigest()] for path in sorted(counted)]
     return f"sha256:{hashlib.sha256(canonical(listed)).hexdigest()}"
 

@@ -67,11 +67,14 @@ _KINDS = {"require_review": Kind.REVIEW, "redact": Kind.REDACT}
 _BELONGS = {"approvers": Kind.REVIEW, "expires": Kind.REVIEW, "redact": Kind.REDACT}
 
 
-def read_policies(text: str, file: str, *, strict: bool) -> tuple[tuple[Policy, ...], tuple[str, ...]]:
+def read_policies(
+    text: str, file: str, *, strict: bool, templates: bool = False
+) -> tuple[tuple[Policy, ...], tuple[str, ...]]:
     """The policies of one file in order, and every problem, one line each.
 
     `strict` is how folders are read: each policy has its own `@id`, and no annotation is unknown. Duties that
-    do not hold together are problems in either mode. With a syntax error there are no policies at all.
+    do not hold together are problems in either mode. A template is a problem too, unless `templates` are asked
+    for. With a syntax error there are no policies at all.
     """
     parts = segments(text)
     if excess := [problem(f"{file}:{part.line}", part.excess(), _SPLIT) for part in parts if part.excess()]:
@@ -82,13 +85,15 @@ def read_policies(text: str, file: str, *, strict: bool) -> tuple[tuple[Policy, 
         line, message = culprit(parts, _parse_error, str(error))
         return (), (problem(f"{file}:{line}", message, "mend the syntax"),)
     except RecursionError:
-        return (), (problem(f"{file}:1", "a condition is nested too deeply", _SPLIT),)
+        longest = max(parts, key=lambda part: len(part.tokens))
+        return (), (problem(f"{file}:{longest.line}", "a condition is nested too deeply", _SPLIT),)
     problems: list[str] = []
-    for name in parsed["templates"]:
+    read = parsed["staticPolicies"] | (parsed["templates"] if templates else {})
+    for name in () if templates else parsed["templates"]:
         line = _segment(parts, name).line
         message = "a policy with `?principal` or `?resource` is a template, which has no effect by itself"
         problems.append(problem(f"{file}:{line}", message, "write the principal or the resource out"))
-    named = sorted(parsed["staticPolicies"].items(), key=lambda item: _number(item[0]))
+    named = sorted(read.items(), key=lambda item: _number(item[0]))
     policies = [_read(name, est, file, _segment(parts, name), strict, problems) for name, est in named]
     return tuple(policies), tuple(problems)
 

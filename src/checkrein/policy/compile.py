@@ -1,19 +1,19 @@
-"""Policies to closures, once at load: scope and conditions become one test, the action scope an index key."""
+"""Policies to closures and conjuncts, once at load: the action scope picks the policies, the index uses the rest."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import cedarpy
 import msgspec
 
 from checkrein.policy.cedar import Kind, Policy
-from checkrein.policy.expression import Est, NotCompiled, condition
+from checkrein.policy.conjunct import Conjunct, conjuncts, opaque
+from checkrein.policy.expression import Est, NotCompiled, expression
 from checkrein.policy.failure import EvaluationError
-from checkrein.policy.hierarchy import is_in
-from checkrein.policy.node import Env, Test
-from checkrein.policy.operators import every, negation
+from checkrein.policy.node import Env, Test, test_of
+from checkrein.policy.operators import every
 from checkrein.policy.values import Uid, to_json
 
 
@@ -25,7 +25,8 @@ class ActionScope(msgspec.Struct, frozen=True):
 
 
 class Compiled(msgspec.Struct, frozen=True):
-    """A policy ready to run. `test` tells whether it is satisfied once its action scope is; None: always.
+    """A policy ready to run. `test` tells whether it is satisfied once its action scope is: whether its conjuncts
+    hold, in order.
 
     `native` is False where `cedarpy` evaluates it at run time.
     """
@@ -33,28 +34,23 @@ class Compiled(msgspec.Struct, frozen=True):
     id: str
     kind: Kind
     action: ActionScope
-    test: Test | None
+    conjuncts: tuple[Conjunct, ...]
+    test: Test
     native: bool = True
 
 
 def compile_policy(policy: Policy) -> Compiled:
     """Compile one policy; a construct that is not known here is left to `cedarpy`."""
     action = _action_scope(cast("Est", policy.est["action"]))
+    native = True
     try:
-        tests = _tests(policy.est)
+        parts = [part for est in _scopes(policy.est) for part in conjuncts(est)]
+        for clause in cast("Sequence[Est]", policy.est["conditions"]):
+            parts += conjuncts(clause["body"], negated=clause["kind"] == "unless")
     except NotCompiled:
-        return Compiled(policy.id, policy.kind, action, _foreign(policy), native=False)
-    return Compiled(policy.id, policy.kind, action, every(tests) if tests else None)
-
-
-def _tests(est: Est) -> list[Test]:
-    tests: list[Test] = []
-    tests += _scope("principal", cast("Est", est["principal"]))
-    tests += _scope("resource", cast("Est", est["resource"]))
-    for clause in cast("Sequence[Est]", est["conditions"]):
-        body = condition(clause["body"])
-        tests += body if clause["kind"] == "when" else [negation(every(body))]
-    return tests
+        native = False
+        parts = [opaque(_foreign(policy))]
+    return Compiled(policy.id, policy.kind, action, tuple(parts), every([part.test for part in parts]), native)
 
 
 def _foreign(policy: Policy) -> Test:
@@ -90,31 +86,30 @@ def _action_scope(est: Est) -> ActionScope:
     return ActionScope(frozenset([Uid.from_json(item) for item in named]))
 
 
-def _scope(variable: str, est: Mapping[str, object]) -> list[Test]:
-    operator = est["op"]
+def scope_tests(variable: str, est: Est) -> list[Test]:
+    """What must hold of `principal` or `resource` for the policy to speak of the request at all."""
+    return [test_of(expression(condition)) for condition in _scope(variable, est)]
+
+
+def _scopes(est: Est) -> Iterator[Est]:
+    for variable in ("principal", "resource"):
+        yield from _scope(variable, cast("Est", est[variable]))
+
+
+def _scope(variable: str, est: Est) -> list[Est]:
+    """The scope of `principal` or `resource` as conditions."""
+    operator, asked = est["op"], {"Var": variable}
     if operator == "All":
         return []
     if operator in ("==", "in"):
-        return [_entity_test(variable, operator, Uid.from_json(est["entity"]))]
+        return [{operator: {"left": asked, "right": _value(est)}}]
     if operator == "is":
-        tests = [_type_test(variable, cast("str", est["entity_type"]))]
+        conditions: list[Est] = [{"is": {"left": asked, "entity_type": est["entity_type"]}}]
         if "in" in est:
-            tests.append(_entity_test(variable, "in", Uid.from_json(cast("Est", est["in"])["entity"])))
-        return tests
+            conditions.append({"in": {"left": asked, "right": _value(cast("Est", est["in"]))}})
+        return conditions
     raise NotCompiled(f"the scope `{operator}`")
 
 
-def _type_test(variable: str, kind: str) -> Test:
-    if variable == "principal":
-        return lambda env: env.principal.type == kind
-    return lambda env: env.resource.type == kind
-
-
-def _entity_test(variable: str, operator: str, uid: Uid) -> Test:
-    if variable == "principal":
-        if operator == "==":
-            return lambda env: env.principal == uid
-        return lambda env: is_in(env, env.principal, uid)
-    if operator == "==":
-        return lambda env: env.resource == uid
-    return lambda env: is_in(env, env.resource, uid)
+def _value(est: Est) -> Est:
+    return {"Value": {"__entity": est["entity"]}}

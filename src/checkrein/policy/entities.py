@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import cast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar, cast
 
 import msgspec
 
 from checkrein.model import BadRequest
 from checkrein.policy.values import Uid, Value, equal, record_from_json
 
+_T = TypeVar("_T")
+_D = TypeVar("_D")
 _NOBODY: frozenset[Uid] = frozenset()
 
 
@@ -24,7 +26,7 @@ class Entity(msgspec.Struct, frozen=True):
     @classmethod
     def from_json(cls, value: object) -> Entity:
         """Read `{"uid": ..., "attrs": ..., "parents": [...], "tags": ...}`; raises `BadRequest`."""
-        if not isinstance(value, Mapping):
+        if type(value) is not dict and not isinstance(value, Mapping):
             raise BadRequest("an entity is not an object", hint='write `{"uid": {"type": ..., "id": ...}}`')
         members = cast("Mapping[str, object]", value)
         parents = members.get("parents", [])
@@ -33,22 +35,18 @@ class Entity(msgspec.Struct, frozen=True):
         return cls(
             Uid.from_json(members.get("uid")),
             _record(members, "attrs"),
-            frozenset([Uid.from_json(parent) for parent in parents]),
+            frozenset([Uid.from_json(parent) for parent in parents]) if parents else _NOBODY,
             _record(members, "tags"),
         )
 
 
 def _record(members: Mapping[str, object], name: str) -> dict[str, Value]:
-    value = members.get(name, {})
-    if not isinstance(value, Mapping):
+    value = members.get(name)
+    if value is None and name not in members:
+        return {}
+    if type(value) is not dict and not isinstance(value, Mapping):
         raise BadRequest(f"`{name}` of an entity is not an object", hint="write an object of names and values")
     return record_from_json(value)
-
-
-def _same(one: Entity, other: Entity) -> bool:
-    return one is other or (
-        one.parents == other.parents and equal(one.attrs, other.attrs) and equal(one.tags, other.tags)
-    )
 
 
 class Entities:
@@ -58,15 +56,21 @@ class Entities:
     hierarchy that runs in a circle.
     """
 
-    __slots__ = ("ancestors", "by_uid")
+    __slots__ = ("_containers", "ancestors", "by_uid")
 
     def __init__(self, entities: Iterable[Entity] = ()) -> None:
-        self.by_uid: dict[Uid, Entity] = {}
+        known: dict[Uid, Entity] = {}
         for entity in entities:
-            self._add(entity)
-        self.ancestors: dict[Uid, frozenset[Uid]] = {}
-        for entity in self.by_uid.values():
-            self._close(entity)
+            if known.setdefault(entity.uid, entity) is not entity:
+                _refuse_other(known[entity.uid], entity)
+        self.by_uid: Mapping[Uid, Entity] = known
+        self._containers: set[Uid] = set()
+        closed: dict[Uid, frozenset[Uid]] = {}
+        self.ancestors: Mapping[Uid, frozenset[Uid]] = closed
+        for uid, entity in known.items():
+            self._containers |= entity.parents
+            if uid not in closed:
+                closed[uid] = _above(entity, known, closed)
 
     @classmethod
     def from_json(cls, value: Iterable[object]) -> Entities:
@@ -76,42 +80,63 @@ class Entities:
         return cls([Entity.from_json(item) for item in value])
 
     def with_added(self, entities: Iterable[Entity]) -> Entities:
-        """This set and these besides; what stands here is not read again."""
-        added = list(entities)
-        together = Entities()
-        together.by_uid = dict(self.by_uid)
-        for entity in added:
-            together._add(entity)
-        names = {entity.uid for entity in added}
-        if all(names.isdisjoint(ancestors) for ancestors in self.ancestors.values()):
-            together.ancestors = dict(self.ancestors)
-        for entity in together.by_uid.values():
-            together._close(entity)
+        """A set of these and the entities besides."""
+        return Entities([*self.by_uid.values(), *entities])
+
+    def beside(self, entity: Entity) -> Entities:
+        """This set with one more entity, which it does not have; what stands here is neither copied nor read again."""
+        if entity.uid in self._containers:
+            return self.with_added([entity])
+        together = object.__new__(Entities)
+        together.by_uid = _Beside(self.by_uid, entity.uid, entity)
+        together.ancestors = _Beside(self.ancestors, entity.uid, _above(entity, self.by_uid, self.ancestors))
+        together._containers = self._containers | entity.parents
         return together
 
     def __len__(self) -> int:
         return len(self.by_uid)
 
-    def _add(self, entity: Entity) -> None:
-        if not _same(self.by_uid.setdefault(entity.uid, entity), entity):
-            raise BadRequest("an entity stands twice in the entities", hint="send each entity once")
 
-    def _close(self, entity: Entity) -> None:
-        """Follow the parents upwards, without recursion: a hierarchy may be deep."""
-        if entity.uid in self.ancestors:
-            return
-        above: set[Uid] = set()
-        waiting = list(entity.parents)
-        while waiting:
-            uid = waiting.pop()
-            if uid in above:
-                continue
-            above.add(uid)
-            closed = self.ancestors.get(uid)
-            if closed is not None:
-                above |= closed
-            elif (parent := self.by_uid.get(uid)) is not None:
-                waiting.extend(parent.parents)
-        if entity.uid in above:
-            raise BadRequest("the entities are in each other in a circle", hint="mend `parents`")
-        self.ancestors[entity.uid] = frozenset(above)
+def _refuse_other(one: Entity, other: Entity) -> None:
+    if one.parents != other.parents or not equal(one.attrs, other.attrs) or not equal(one.tags, other.tags):
+        raise BadRequest("an entity stands twice in the entities", hint="send each entity once")
+
+
+def _above(entity: Entity, known: Mapping[Uid, Entity], closed: Mapping[Uid, frozenset[Uid]]) -> frozenset[Uid]:
+    """Follow the parents upwards, without recursion: a hierarchy may be deep."""
+    above: set[Uid] = set()
+    waiting = list(entity.parents)
+    while waiting:
+        uid = waiting.pop()
+        if uid in above:
+            continue
+        above.add(uid)
+        if (further := closed.get(uid)) is not None:
+            above |= further
+        elif (parent := known.get(uid)) is not None:
+            waiting.extend(parent.parents)
+    if entity.uid in above:
+        raise BadRequest("the entities are in each other in a circle", hint="mend `parents`")
+    return entity.parents if len(above) == len(entity.parents) else frozenset(above)
+
+
+class _Beside(Mapping[Uid, _T]):
+    """A mapping and one more entry."""
+
+    __slots__ = ("_item", "_others", "_uid")
+
+    def __init__(self, others: Mapping[Uid, _T], uid: Uid, item: _T) -> None:
+        self._others, self._uid, self._item = others, uid, item
+
+    def get(self, uid: Uid, default: _D = None) -> _T | _D:  # type: ignore[assignment]
+        return self._item if uid == self._uid else self._others.get(uid, default)
+
+    def __getitem__(self, uid: Uid) -> _T:
+        return self._item if uid == self._uid else self._others[uid]
+
+    def __iter__(self) -> Iterator[Uid]:
+        yield from self._others
+        yield self._uid
+
+    def __len__(self) -> int:
+        return len(self._others) + 1

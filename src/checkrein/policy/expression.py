@@ -26,7 +26,7 @@ class NotCompiled(Exception):
 
 def condition(est: object) -> list[Test]:
     """The tests that must all hold, in order, for an expression to be true; each checks that it is a bool."""
-    return [test_of(expression(part)) for part in _chain("&&", est)]
+    return [test_of(expression(part)) for part in chain("&&", est)]
 
 
 def expression(est: object, nesting: int = MAX_NESTING) -> Node:
@@ -46,7 +46,7 @@ def expression(est: object, nesting: int = MAX_NESTING) -> Node:
     if operator in _BINARY:
         return _BINARY[operator](part("left"), part("right"))
     if operator in _CHAINS:
-        tests = [test_of(node) for node in each(_chain(operator, est))]
+        tests = [test_of(node) for node in each(chain(operator, est))]
         return Node(_CHAINS[operator](tests), bool)
     if operator in _UNARY:
         return _UNARY[operator](part("arg"))
@@ -71,13 +71,13 @@ def expression(est: object, nesting: int = MAX_NESTING) -> Node:
             container = part("in") if "in" in argument else None
             return hierarchy.is_of_type(part("left"), argument["entity_type"], container)
         case "like":
-            return operators.like(part("left"), _pieces(argument["pattern"]))
+            return operators.like(part("left"), pieces_of(argument["pattern"]))
         case "if-then-else":
             return operators.choice(part("if"), part("then"), part("else"))
     raise NotCompiled(f"the operator `{operator}`")
 
 
-def _chain(operator: str, est: object) -> list[object]:
+def chain(operator: str, est: object) -> list[object]:
     """`a && b && c` as `[a, b, c]`, however it is bracketed; no recursion, since chains may be long."""
     parts: list[object] = []
     waiting = [est]
@@ -91,7 +91,8 @@ def _chain(operator: str, est: object) -> list[object]:
     return parts
 
 
-def _pieces(pattern: Sequence[object]) -> list[str]:
+def pieces_of(pattern: Sequence[object]) -> list[str]:
+    """What stands between the wildcards of a pattern; one piece is a pattern without any."""
     pieces = [""]
     for item in pattern:
         if item == "Wildcard":

@@ -51,11 +51,12 @@ _CHECKS: Mapping[str, Callable[[object], bool]] = {
     "array<integer>": _list_of(_is_integer),
     "array<object>": _list_of(lambda value: isinstance(value, dict)),
     "object": lambda value: isinstance(value, dict),
+    "json": lambda value: True,
 }
 
 
 class ArgType(msgspec.Struct, frozen=True):
-    """How an argument is typed: a key of `_CHECKS`. An `array` holds text; policies do not see objects."""
+    """How an argument is typed: a key of `_CHECKS`. An `array` holds text; policies see neither objects nor `json`."""
 
     type: str
     optional: bool = False
@@ -164,7 +165,7 @@ _ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 _MEMBERS = ("effects", "input", "control", "limits", "output", "intents", "labels", "description")
 
 
-class _Reader(Checker):
+class ManifestReader(Checker):
     """Reads what can be read, and complains of the rest."""
 
     def mapping(self, value: object, path: Path, hint: str) -> dict[str, object]:
@@ -294,7 +295,7 @@ class _Reader(Checker):
 
 def read_manifests(data: bytes, file: str) -> tuple[Manifests, tuple[str, ...]]:
     """The manifests that can be read, and every problem, one line each."""
-    reader = _Reader(read_yaml(data, file))
+    reader = ManifestReader(read_yaml(data, file))
     value = reader.document.value
     if value is None:
         return Manifests(), tuple(reader.problems)

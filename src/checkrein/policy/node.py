@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar, cast
 
-from checkrein.policy.entities import Entities
+from checkrein.policy.entities import Entities, Entity
 from checkrein.policy.failure import EvaluationError
 from checkrein.policy.values import Uid, Value, type_name
 
@@ -18,14 +18,23 @@ class Env:
     __slots__ = ("action", "ancestors", "context", "entities", "principal", "resource")
 
     def __init__(
-        self, principal: Uid, action: Uid, resource: Uid, context: dict[str, Value], entities: Entities
+        self,
+        principal: Uid,
+        action: Uid,
+        resource: Uid,
+        context: dict[str, Value],
+        entities: Entities,
+        stand_in: Entity | None = None,
     ) -> None:
+        """`stand_in` is the entity of the action where `entities` have none."""
         self.principal = principal
         self.action = action
         self.resource = resource
         self.context = context
-        self.entities = entities.by_uid
-        self.ancestors = entities.ancestors
+        if stand_in is not None:
+            entities = entities.beside(stand_in)
+        self.entities: Mapping[Uid, Entity] = entities.by_uid
+        self.ancestors: Mapping[Uid, frozenset[Uid]] = entities.ancestors
 
 
 Eval = Callable[[Env], Value]

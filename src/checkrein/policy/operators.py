@@ -161,11 +161,11 @@ def record_of(members: Mapping[str, Node]) -> Node:
 
 def like(argument: Node, pieces: Sequence[str]) -> Node:
     """`pieces` are what stands between the wildcards; one piece is a pattern without any."""
-    text, fits = typed(argument, str, "string"), _wildcards(pieces)
+    text, fits = typed(argument, str, "string"), wildcards(pieces)
     return Node(lambda env: fits(text(env)), bool)
 
 
-def _wildcards(pieces: Sequence[str]) -> Callable[[str], bool]:
+def wildcards(pieces: Sequence[str]) -> Callable[[str], bool]:
     """Match the pieces in order with anything between; each is taken as early as it stands."""
     if len(pieces) == 1:
         whole = pieces[0]

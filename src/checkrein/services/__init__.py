@@ -5,9 +5,14 @@
 `approvals`  lists, shows and votes; the state machine in the store
 `audit`      reads, verifies and exports the ledger; activity rows
 `records`    what happened, as ledger drafts
+`payloads`   what was asked and answered, sealed before the action runs
+`privacy`    who may see payloads, how long they are kept, how they are erased
+`writes`     two durable writes that are waited for as one
+`reload`     new policy versions while a server runs: proved first, then swapped in
 `recovery`   after a crash: a start without an end becomes `execution.unknown`
 `turns`      prompts in flight, so that an agent gateway's tool calls are decided for the person
 `ids`        unguessable ids
+`evidence`   for people who do not trust us: export as tiles, proof of a record, proof of growth
 `keys`       API keys: create, find, revoke
 
 Start with `gateway`.

@@ -1,14 +1,18 @@
 """Approvals: listed, shown, voted on, expired. The state machine is `flow.approval`; it lives in the store.
 
 Nothing waits in memory. A vote is one durable unit with its record; when two processes vote at once, one of them
-meets a conflict and looks again.
+meets a conflict and looks again. Ids follow from the action and a number, so of two that ask for the same action at
+once the store lets one open the approval, and the other one joins it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import secrets
-from collections.abc import Iterable
+import hmac
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 
 import msgspec
 
@@ -22,15 +26,17 @@ from checkrein.flow.approval import (
     move,
     vote,
 )
-from checkrein.ledger import Draft
-from checkrein.model import ApprovalRequired, Decision, NotFound, Request, StoreConflict
+from checkrein.ledger import Draft, Record
+from checkrein.model import Decision, NotFound, PolicyInvalid, Request, StoreConflict, StoreUnavailable
 from checkrein.model.json import canonical, fold
+from checkrein.model.requirement import combine
 from checkrein.ports import Clock, Row, Save, Store, Unit
 from checkrein.services import records
 
 ROOM = "approval"
+PREFIX = "apr_"
 #: how often a vote is tried again after another process changed the approval
-ATTEMPTS = 8
+ATTEMPTS = 32
 
 
 def row(approval: Approval) -> Row:
@@ -77,26 +83,33 @@ class Approvals:
         self._key = key
 
     def fresh(self, request: Request, decision: Decision, now_us: int) -> Approval:
-        """A new approval for exactly this action; not stored yet."""
+        """A new approval for exactly this action; not stored yet.
+
+        An approved one that lives was not enough, or nobody would be asked. The new one is for its policies too:
+        only one approval is held against a decision.
+        """
         requirement = decision.requirement
         if requirement is None:
-            raise ApprovalRequired(
-                "a policy asks for review but names no approvers",
-                decision=decision,
-                approval_id="",
-                hint="add `@approvers` to the policy",
+            raise PolicyInvalid(
+                "a policy asks for review but names no approvers", hint="add `@approvers` to the policy"
             )
+        action_hash = request.action_hash(decision.bundle)
+        policies, reasons = decision.policies, decision.reasons
+        if earlier := self.match(action_hash, (State.APPROVED,)):
+            requirement = combine((earlier.requirement, requirement))
+            policies = tuple(dict.fromkeys((*earlier.policies, *policies)))
+            reasons = tuple(dict.fromkeys((*earlier.reasons, *reasons)))
         return Approval(
-            id="apr_" + secrets.token_hex(8),
+            id=self._next_id(action_hash, now_us),
             version=1,
             state=State.PENDING,
             action=msgspec.to_builtins(request),
-            action_hash=request.action_hash(decision.bundle),
+            action_hash=action_hash,
             requester=request.subject,
             agent=request.agent_id,
             requirement=requirement,
-            policies=decision.policies,
-            reasons=decision.reasons,
+            policies=policies,
+            reasons=reasons,
             risk=decision.risk.level,
             factors=decision.risk.factors,
             labels=decision.labels,
@@ -107,38 +120,42 @@ class Approvals:
         )
 
     def match(self, action_hash: str, states: Iterable[State] = (State.APPROVED, State.PENDING)) -> Approval | None:
-        """The live approval of exactly this action, an approved one before a pending one."""
+        """The newest live approval of exactly this action, an approved one before a pending one."""
         now_us = self._clock.now_us()
         for state in states:
-            for stored in self._store.rows(ROOM, state=state.value, lookup=action_hash, limit=20):
-                approval = load(stored)
-                if not approval.due(now_us):
-                    return approval
+            stored = (approval for page in self._pages(state, action_hash) for approval in page)
+            live = [approval for approval in stored if not approval.due(now_us)]
+            if live:
+                return max(live, key=lambda approval: approval.created_us)
         return None
 
     def get(self, id: str) -> Approval:
         """The approval, or `NotFound`. A unique beginning of the id is enough."""
+        hint = "`checkrein approvals list --state all` shows the ids"
+        if not (id.isascii() and id.isprintable()):
+            raise NotFound("no approval has such an id", hint=hint)
         stored = self._store.row(ROOM, id)
         if stored is not None:
             return load(stored)
-        near = [r for r in self._store.rows(ROOM, after=id, limit=2) if r.id.startswith(id)] if len(id) > 4 else []
-        if len(near) == 1:
-            return load(near[0])
-        raise NotFound(f"no approval `{id}`", hint="`checkrein approvals list --state all` shows the ids")
+        near = self._store.rows(ROOM, after=id, limit=2) if len(id) > len(PREFIX) else []
+        found = [row for row in near if row.id.startswith(id)]
+        if len(found) == 1:
+            return load(found[0])
+        what = f"more than one approval begins with `{id}`" if found else f"no approval `{id[:80]}`"
+        raise NotFound(what, hint=hint)
 
     def all(self, state: State | None = State.PENDING, limit: int = 1000) -> list[Approval]:
-        """By id; expired ones that nobody swept yet are left out of `pending` and shown as `expired`."""
-        self.sweep()
-        found: list[Approval] = []
-        while len(found) < limit:
-            after = found[-1].id if found else ""
-            rows = self._store.rows(
-                ROOM, state=state.value if state else "", after=after, limit=min(500, limit - len(found))
-            )
-            if not rows:
-                break
-            found.extend(load(stored) for stored in rows)
-        return sorted(found, key=lambda approval: approval.created_us)
+        """In this state as people should see it (`None`: in any), oldest first.
+
+        What is past its deadline is `expired` here even while the store cannot be written to sweep it.
+        """
+        with contextlib.suppress(StoreUnavailable):  # who waits for what must be seen on a full disk too
+            self.sweep()
+        now_us = self._clock.now_us()
+        stored = (State.PENDING, State.APPROVED, State.EXPIRED) if state is State.EXPIRED else (state,)
+        each = (approval for one in stored for page in self._pages(one) for approval in page)
+        found = [approval for approval in each if state in (None, approval.status(now_us))]
+        return sorted(found, key=lambda approval: approval.created_us)[:limit]
 
     def vote(
         self,
@@ -153,11 +170,12 @@ class Approvals:
         simulated: bool = False,
     ) -> Approval:
         """Cast one vote. A vote that does not count is refused with its reason, and recorded."""
+        id = self.get(id).id
         for _ in range(ATTEMPTS):
             approval = self.get(id)
             now_us = self._clock.now_us()
-            if approval.state is State.PENDING and approval.due(now_us):
-                self.sweep()
+            if approval.status(now_us) is not approval.state:
+                self._expire((approval,), now_us)
                 approval = self.get(id)
             cast = Vote(
                 voter=voter,
@@ -192,22 +210,54 @@ class Approvals:
 
         A sweeper that never runs lets nothing through: the deadline is checked at the vote and at the start too.
         """
-        expired = 0
         now_us = self._clock.now_us()
-        for state in (State.PENDING, State.APPROVED):
-            after = ""
-            while rows := self._store.rows(ROOM, state=state.value, after=after, limit=500):
-                after = rows[-1].id
-                for approval in map(load, rows):
-                    if approval.due(now_us):
-                        expired += self._expire(approval, now_us)
+        return sum(
+            self._expire([approval for approval in page if approval.due(now_us)], now_us)
+            for state in (State.PENDING, State.APPROVED)
+            for page in self._pages(state)
+        )
+
+    def _expire(self, due: Iterable[Approval], now_us: int) -> int:
+        """Submitted together, so that the store can write many in one transaction."""
+        written: list[Future[tuple[Record, ...]]] = []
+        for approval in due:
+            ended = move(approval, Event.DEADLINE, now_us)
+            draft = records.approval("approval.expired", ended, key=self._key)
+            written.append(self._store.commit(Unit((draft,), (save(ended),))))
+        expired = 0
+        for future in written:
+            try:
+                future.result()
+            except StoreConflict:
+                continue  # somebody voted or swept first
+            expired += 1
         return expired
 
-    def _expire(self, approval: Approval, now_us: int) -> int:
-        ended = move(approval, Event.DEADLINE, now_us)
-        draft = records.approval("approval.expired", ended, key=self._key)
-        try:
-            self._store.commit(Unit((draft,), (save(ended),))).result()
-        except StoreConflict:
-            return 0  # somebody voted or swept first
-        return 1
+    def _pages(self, state: State | None, action_hash: str = "") -> Iterator[list[Approval]]:
+        """Every approval that is stored in this state (`None`: in any), of this action if one is given, by id."""
+        wanted, after = state.value if state else "", ""
+        while stored := self._store.rows(ROOM, state=wanted, lookup=action_hash, after=after, limit=500):
+            after = stored[-1].id
+            yield [load(row) for row in stored]
+
+    def _next_id(self, action_hash: str, now_us: int) -> str:
+        """The id for the next approval of this action; of the last one, while that is pending.
+
+        So one that somebody opened since it was looked for cannot be opened beside: saving it anew is a conflict,
+        and whoever asked looks again and joins it. Approvals are never removed, so their numbers have no gaps.
+        """
+
+        def id(number: int) -> str:
+            name = f"checkrein.approval.v1:{action_hash}:{number}".encode()
+            return PREFIX + hmac.new(self._key, name, hashlib.sha256).hexdigest()[:16]
+
+        def free(number: int) -> bool:
+            return self._store.row(ROOM, id(number)) is None
+
+        beyond = 1
+        while not free(beyond):
+            beyond *= 2
+        number = bisect_left(range(beyond), True, key=free)
+        last = self._store.row(ROOM, id(number - 1)) if number else None
+        joined = last is not None and load(last).status(now_us) is State.PENDING
+        return id(number - 1 if joined else number)

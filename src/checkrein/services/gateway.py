@@ -8,6 +8,7 @@ ordinary threads.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
@@ -31,11 +32,13 @@ from checkrein.model import (
 )
 from checkrein.model.json import JsonObject
 from checkrein.model.stamp import stamp
-from checkrein.ports import Clock, Store, Unit
+from checkrein.ports import Clock, Payload, Store, Unit
 from checkrein.services import records
 from checkrein.services.approvals import Approvals, save
+from checkrein.services.payloads import MAX_RESULT_BYTES, Sealer
 from checkrein.services.pdp import Asked, Pdp
 from checkrein.services.turns import Turn, Turns
+from checkrein.services.writes import Unsealed, together
 
 T = TypeVar("T")
 #: the steps of an action: yields the future of each durable write, is sent its records
@@ -52,6 +55,8 @@ class Governed:
         self.machine = machine
         #: set by `Gateway.turn`, for an upstream that asks about its own tool calls
         self.turn: Turn | None = None
+        #: what the execution answered, if it is to be kept: see `answered`
+        self.result = b""
         self._status = "ok"
         self._error = ""
         self._detail: dict[str, object] = {}
@@ -65,6 +70,10 @@ class Governed:
         self._status, self._error = status, error
         self._detail = dict(detail or {})
 
+    def answered(self, result: bytes) -> None:
+        """Keep the result, sealed beside the ledger, unless it is longer than `MAX_RESULT_BYTES`."""
+        self.result = result if len(result) <= MAX_RESULT_BYTES else b""
+
     def end(self) -> tuple[str, str, dict[str, object]]:
         return self._status, self._error, self._detail
 
@@ -77,6 +86,7 @@ class Gateway:
         store: Store,
         pdp: Pdp,
         approvals: Approvals,
+        sealer: Sealer,
         clock: Clock,
         *,
         key: bytes,
@@ -86,6 +96,7 @@ class Gateway:
         self._store = store
         self._pdp = pdp
         self._approvals = approvals
+        self._sealer = sealer
         self._clock = clock
         self._key = key
         self._owner = owner
@@ -205,6 +216,7 @@ class Gateway:
         command = machine.handle(flow.Submitted())
         while isinstance(command, flow.Decide | flow.Record):
             if isinstance(command, flow.Decide):
+                discharged = command.discharged
                 event = self._decide(asked, command, trace_id)
                 trace_id = event.decision.trace_id
                 clean, counts = self._redact(asked.request, event.decision)
@@ -212,9 +224,23 @@ class Gateway:
                 command = machine.handle(event)
                 continue
             machine.decision = self._with_handle(machine)
-            unit = self._unit(machine, command, asked.request, clean, caller, latency_us, counts)
-            command = machine.handle((yield from self._write(unit)))
+            payload = self._sealer.request(asked, machine.decision, discharged, event.now_us)
+            unit = self._unit(machine, command, asked.request, payload, clean, caller, latency_us, counts)
+            try:
+                command = machine.handle((yield from self._write(unit, payload)))
+            except Unsealed:
+                yield from self._call_off(machine, clean)
+                return flow.Fail(), clean
         return command, clean
+
+    def _call_off(self, machine: flow.ActionFlow, clean: Request) -> Steps[None]:
+        """The record stands but its payload does not: nothing runs, and a start that is recorded gets its end."""
+        if not isinstance(machine.handle(flow.Durable()), flow.Execute):
+            return
+        governed = Governed(clean, _decision(machine), machine)
+        governed.ended("cancelled", error="payload_unavailable")
+        with contextlib.suppress(StoreUnavailable):  # then recovery writes `execution.unknown`
+            yield from self._end(governed)
 
     def _decide(self, asked: Asked, command: flow.Decide, trace_id: str) -> flow.Decided:
         now_us = self._clock.now_us()
@@ -251,6 +277,7 @@ class Gateway:
         machine: flow.ActionFlow,
         command: flow.Record,
         request: Request,
+        payload: Payload,
         clean: Request,
         caller: str,
         latency_us: int,
@@ -269,6 +296,7 @@ class Gateway:
                         mode=machine.mode.value,
                         latency_us=latency_us,
                         redactions=counts,
+                        payload=payload,
                     )
                 )
             elif kind == "execution.started":
@@ -277,28 +305,46 @@ class Gateway:
                 drafts.append(records.approval(kind, command.approvals[0], key=self._key))
         return Unit(tuple(drafts), tuple(save(approval) for approval in command.approvals))
 
-    def _write(self, unit: Unit) -> Steps[flow.Event]:
+    def _write(self, unit: Unit, payload: Payload | None = None) -> Steps[flow.Event]:
+        """Write the unit, and with it the payload; raises `Unsealed` when only the payload was refused."""
         try:
-            yield self._store.commit(unit)
-        except StoreConflict:
-            return flow.Conflicted()
-        except StoreUnavailable:
-            return flow.Refused()
+            written = self._store.commit(unit)
+            yield together(written, self._sealer.seal(payload)) if payload else written
+        except Unsealed:
+            raise
+        except (StoreConflict, StoreUnavailable) as error:
+            if payload:
+                self._sealer.discard(payload)
+            return flow.Conflicted() if isinstance(error, StoreConflict) else flow.Refused()
         return flow.Durable()
 
     def _end(self, governed: Governed) -> Steps[None]:
         status, error, detail = governed.end()
-        command = governed.machine.handle(flow.Ended(status, self._clock.now_us()))
+        now_us, payload = self._clock.now_us(), None
+        if governed.result:
+            payload = self._sealer.result(governed.request, governed.decision, governed.result, now_us)
+        command = governed.machine.handle(flow.Ended(status, now_us))
         if not isinstance(command, flow.Record):
             raise flow.IllegalEvent("the end of an execution must be recorded")
         drafts = [
-            records.finished(governed.request, governed.decision, status=status, error=error, detail=detail)
+            records.finished(
+                governed.request,
+                governed.decision,
+                status=status,
+                error=error,
+                detail=detail,
+                key=self._key,
+                payload=payload,
+            )
             if kind == "execution.finished"
             else records.approval(kind, command.approvals[0], key=self._key)
             for kind in command.kinds
         ]
         unit = Unit(tuple(drafts), tuple(save(approval) for approval in command.approvals))
-        command = governed.machine.handle((yield from self._write(unit)))
+        try:
+            command = governed.machine.handle((yield from self._write(unit, payload)))
+        except Unsealed as error:
+            raise StoreUnavailable("the action ran but its result could not be kept", hint=error.hint) from error
         if isinstance(command, flow.Fail):
             raise StoreUnavailable(
                 "the action ran but its end could not be recorded",

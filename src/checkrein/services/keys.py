@@ -6,7 +6,7 @@ import secrets
 
 import msgspec
 
-from checkrein.model import ApiKey, BadRequest, NotFound, Permission
+from checkrein.model import ApiKey, BadRequest, NotFound, Permission, StoreConflict
 from checkrein.model.identity import key_digest
 from checkrein.model.json import JsonObject
 from checkrein.ports import Clock, Row, Save, Store, Unit
@@ -15,6 +15,11 @@ from checkrein.services import records
 ROOM = "key"
 #: every secret begins with this, so that scanners and people recognise a leaked one
 PREFIX = "crk_"
+#: bounds of what goes into one record
+MAX_NAME, MAX_ROLES = 200, 100
+MAX_LIFE_S = 100 * 366 * 86_400
+#: how often a revocation is tried again after another process changed the key
+ATTEMPTS = 32
 
 
 class Keys:
@@ -31,13 +36,21 @@ class Keys:
         owner: str = "",
         roles: tuple[str, ...] = (),
         agent: str = "",
-        permissions: tuple[Permission, ...] = (Permission.CALL, Permission.DECIDE),
+        permissions: tuple[Permission, ...] = (Permission.CALL,),
         expires_s: int = 0,
         by: str,
     ) -> tuple[ApiKey, str]:
         """Make a key and return it with its secret, which cannot be had again. `by` is who made it."""
-        if not name.strip() or len(name) > 200:
-            raise BadRequest("the key has no name", hint="name it after the agent or person that will hold it")
+        for text in (name, owner or name, agent or name, *roles):
+            if not text.strip() or len(text) > MAX_NAME or not text.isprintable():
+                raise BadRequest(
+                    f"a name or role of the key is empty, longer than {MAX_NAME} characters or not printable",
+                    hint="name the key after the agent or person that will hold it",
+                )
+        if len(roles) > MAX_ROLES:
+            raise BadRequest(f"the key has more than {MAX_ROLES} roles", hint="give it those it needs")
+        if not 0 <= expires_s <= MAX_LIFE_S:
+            raise BadRequest("the key's life is not from 1 second to 100 years", hint="leave it out for no end")
         if not permissions:
             raise BadRequest("the key may do nothing", hint="give it `call`, `decide` or `audit`")
         secret = PREFIX + secrets.token_urlsafe(32)
@@ -55,8 +68,8 @@ class Keys:
         )
         detail = {
             "key": key.id,
-            "owner": records.cut(key.owner),
-            "roles": [records.cut(role) for role in roles],
+            "owner": key.owner,
+            "roles": list(roles),
             "permissions": [permission.value for permission in permissions],
         }
         self._save(key, expect=0, kind="admin.key_created", by=by, detail=detail)
@@ -78,15 +91,22 @@ class Keys:
 
     def revoke(self, id: str, *, by: str) -> ApiKey:
         """From the next request on the key opens nothing. Revoking twice is not an error."""
-        row = self._store.row(ROOM, id)
-        if row is None:
-            raise NotFound(f"no key `{id}`", hint="`checkrein keys list` shows the ids")
-        key = msgspec.json.decode(row.body, type=ApiKey)
-        if key.revoked_us:
+        for _ in range(ATTEMPTS):
+            row = self._store.row(ROOM, id) if id.isprintable() else None
+            if row is None:
+                shown = id.isprintable() and not id.startswith(PREFIX)  # a secret is never repeated
+                what = f"no key `{id[:80]}`" if shown else "that is not the id of a key"
+                raise NotFound(what, hint="`checkrein keys list` shows the ids, `key_...`")
+            key = msgspec.json.decode(row.body, type=ApiKey)
+            if key.revoked_us:
+                return key
+            key = msgspec.structs.replace(key, revoked_us=self._clock.now_us())
+            try:
+                self._save(key, expect=row.version, kind="admin.key_revoked", by=by, detail={"key": key.id})
+            except StoreConflict:
+                continue
             return key
-        key = msgspec.structs.replace(key, revoked_us=self._clock.now_us())
-        self._save(key, expect=row.version, kind="admin.key_revoked", by=by, detail={"key": key.id})
-        return key
+        raise StoreConflict(f"key `{id}` keeps changing", hint="try again")
 
     def _save(self, key: ApiKey, *, expect: int, kind: str, by: str, detail: JsonObject) -> None:
         state = "revoked" if key.revoked_us else "live"

@@ -10,9 +10,11 @@ import msgspec
 from checkrein.decide.classify import Classifier
 from checkrein.decide.context import Situation
 from checkrein.decide.evaluate import PythonPolicy, evaluate
+from checkrein.decide.explain import explain
 from checkrein.flow.approval import Approval
 from checkrein.model import Advice, BadRequest, Decision, Outcome, PolicyError, Request
 from checkrein.policy.bundle import Bundle
+from checkrein.policy.explain import PolicyExplained
 from checkrein.ports import Clock, Facts
 from checkrein.services.ids import fresh
 from checkrein.services.turns import TURN, Turn, Turns
@@ -90,10 +92,15 @@ class Pdp:
         approval_id = discharged.id if discharged and made.outcome.runs else ""
         return msgspec.structs.replace(made, approval_id=approval_id, **ids)
 
-    def _evaluate(self, request: Request, turn: Turn | None, discharged: Approval | None, now_us: int) -> Decision:
+    def explain(self, request: Request, *, now_us: int | None = None) -> tuple[PolicyExplained, ...]:
+        """What each policy that speaks of the action says; empty where they are not asked at all."""
         bundle, classifier = self._loaded
+        situation = self._situation(request, None, None, self._clock.now_us() if now_us is None else now_us)
+        return explain(request, bundle, situation, classifier=classifier)
+
+    def _situation(self, request: Request, turn: Turn | None, discharged: Approval | None, now_us: int) -> Situation:
         prompt = turn.prompt if turn else ""
-        situation = Situation(
+        return Situation(
             now_us=now_us,
             roles=self._facts.roles(request.subject),
             labels=self._facts.labels(request),
@@ -103,6 +110,10 @@ class Pdp:
             approval_id=discharged.id if discharged else "",
             discharged=frozenset(discharged.policies) if discharged else frozenset(),
         )
+
+    def _evaluate(self, request: Request, turn: Turn | None, discharged: Approval | None, now_us: int) -> Decision:
+        bundle, classifier = self._loaded
+        situation = self._situation(request, turn, discharged, now_us)
         made = evaluate(request, bundle, situation, classifier=classifier, python_policies=tuple(self._python))
         if made.outcome is Outcome.REQUIRE_REVIEW and made.requirement is None:
             error = PolicyError(", ".join(made.policies), "asks for review but names no approvers")

@@ -7,6 +7,7 @@ nothing without the key.
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Mapping
 
 from checkrein.flow.approval import Approval, Vote
@@ -14,6 +15,7 @@ from checkrein.ledger import Draft
 from checkrein.ledger.record import commitment
 from checkrein.model import Decision, Request
 from checkrein.model.json import JsonObject
+from checkrein.ports import PAYLOAD_ALG, Payload
 
 #: free text in a record is cut to this many characters
 MAX_TEXT = 512
@@ -34,6 +36,17 @@ def _action(request: Request) -> dict[str, object]:
     return {"name": cut(request.action.name), "resource": resource}
 
 
+def payload_hmac(key: bytes, data: bytes) -> str:
+    """The keyed commitment to a payload's bytes: what is decrypted later is what was recorded."""
+    return hmac.digest(key, data, "sha256").hex()
+
+
+def _payload(key: bytes, sealed: Payload | None) -> dict[str, object]:
+    if sealed is None:
+        return {}
+    return {"payload": {"id": sealed.id, "alg": PAYLOAD_ALG, "hmac": payload_hmac(key, sealed.data)}}
+
+
 def decision(
     request: Request,
     made: Decision,
@@ -43,8 +56,12 @@ def decision(
     mode: str,
     latency_us: int,
     redactions: Mapping[str, int],
+    payload: Payload | None = None,
 ) -> Draft:
-    """`caller` is the key or channel that asked, which is not the subject; `mode` is `run` or `ask`."""
+    """`caller` is the key or channel that asked, which is not the subject; `mode` is `run` or `ask`.
+
+    `payload` is the request, kept beside the ledger; only its id and a commitment stand in the record.
+    """
     return Draft(
         "decision",
         made.trace_id,
@@ -72,6 +89,7 @@ def decision(
             },
             "redactions": dict(redactions),
             "approval": {"id": made.approval_id},
+            **_payload(key, payload),
         },
     )
 
@@ -91,8 +109,20 @@ def started(request: Request, made: Decision, *, owner: str) -> Draft:
     )
 
 
-def finished(request: Request, made: Decision, *, status: str, error: str, detail: JsonObject) -> Draft:
-    """`status` is `ok`, `failed` or `cancelled`; `error` a type, never a message that may hold values."""
+def finished(
+    request: Request,
+    made: Decision,
+    *,
+    status: str,
+    error: str,
+    detail: JsonObject,
+    key: bytes,
+    payload: Payload | None = None,
+) -> Draft:
+    """`status` is `ok`, `failed` or `cancelled`; `error` a type, never a message that may hold values.
+
+    `payload` is the result, where it is kept.
+    """
     return Draft(
         "execution.finished",
         made.trace_id,
@@ -103,6 +133,7 @@ def finished(request: Request, made: Decision, *, status: str, error: str, detai
             "status": status,
             "error": cut(error),
             "detail": dict(detail),
+            **_payload(key, payload),
         },
     )
 

@@ -8,17 +8,26 @@ what is asked for an unknown turn is denied.
 
 from __future__ import annotations
 
-import secrets
 import threading
+from itertools import islice
+
+import re2
 
 from checkrein.decide.classify import asked
+from checkrein.decide.detect import texts
+from checkrein.decide.fold import fold
 from checkrein.decide.provenance import Provenance, trace
 from checkrein.flow.approval import Approval
 from checkrein.model import Decision, Request, Subject
 from checkrein.policy.manifest import Manifests
+from checkrein.services.ids import fresh
 
 #: the subject type under which a gateway names a turn
 TURN = "turn"
+#: what reads like the name of a host, in folded text
+_HOST = re2.compile(r"[\pL\pN.-]*[\pL\pN]\.[a-z]{2,}[\pL\pN.-]*")
+#: names of hosts that one call may repeat from the approved text
+MAX_HOSTS = 20
 
 
 class Turn:
@@ -38,18 +47,18 @@ class Turn:
     def covers(self, request: Request, made: Decision, manifests: Manifests) -> bool:
         """Whether the approval of the prompt extends to this tool call, decided as `made`.
 
-        It does for a tool that the approved prompt asked for, when every argument that steers the effect stands in
-        the text the person approved, and nothing else in the call is new to them: no label beyond those of the
-        prompt, and no link. `spend` allows it once per tool.
+        It does when the call bears no label that the approved prompt did not bear (so the prompt asked for this
+        very tool), when every argument that steers the effect stands in the text the person approved, and when
+        nothing in the call could lead people elsewhere. A tool of which nobody said what steers it is never
+        covered. `spend` allows it once per tool.
         """
         manifest = manifests.get(request.action.name)
-        if self.approval is None or manifest is None or f"tool:{manifest.name}" not in self.approval.labels:
+        if self.approval is None or manifest is None or not set(made.labels) <= set(self.approval.labels):
             return False
-        control = {name: request.action.input.get(name) for name in manifest.control}
-        sources = trace(control, endorsed=self.prompt)
+        given = request.action.input
+        sources = trace({name: given.get(name) for name in manifest.control}, endorsed=self.prompt)
         endorsed = bool(sources) and all(source is Provenance.ENDORSED for source in sources.values())
-        known = set(made.labels) <= set(self.approval.labels)
-        return endorsed and known and not _has_link(request.action.input)
+        return endorsed and not _leads_away(given, self.prompt)
 
     def spend(self, tool: str) -> bool:
         """Use the approval for one tool; False when it was used for it before."""
@@ -60,14 +69,19 @@ class Turn:
             return True
 
 
-def _has_link(value: object) -> bool:
-    """Whether any text in the arguments holds a link, which could carry data out or lead people astray."""
-    if isinstance(value, str):
-        text = value.lower()
-        return "://" in text or "www." in text
-    if isinstance(value, dict):
-        return any(_has_link(item) for item in value.values())
-    return isinstance(value, list | tuple) and any(_has_link(item) for item in value)
+def _leads_away(value: object, approved: str) -> bool:
+    """Whether a text in the arguments holds a link, or a name of a host that the approved text does not hold.
+
+    A link could carry data out or lead people astray, and mail programs make links of bare names too.
+    """
+    folded = [fold(text).encode("utf-8", "replace").decode("utf-8") for text, _ in texts(value)]
+    if any("://" in text or "www." in text for text in folded):
+        return True
+    hosts = {match.group().strip(".-") for text in folded for match in islice(_HOST.finditer(text), MAX_HOSTS + 1)}
+    if len(hosts) > MAX_HOSTS:
+        return True
+    sources = trace({host: host for host in hosts}, endorsed=approved)
+    return any(source is not Provenance.ENDORSED for source in sources.values())
 
 
 class Turns:
@@ -77,7 +91,7 @@ class Turns:
         self._open: dict[str, Turn] = {}
 
     def open(self, request: Request, trace_id: str, approval: Approval | None) -> Turn:
-        turn = Turn("turn_" + secrets.token_urlsafe(24), request, trace_id, approval)
+        turn = Turn(fresh("turn_", 24), request, trace_id, approval)
         self._open[turn.handle] = turn
         return turn
 

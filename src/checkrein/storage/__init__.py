@@ -3,13 +3,19 @@
 `sqlite`     the default store; puts together the next four
 `writer`     one thread, group commit: WAL, synchronous FULL
 `reader`     reads on connections of its own; all there is of a store that may be broken
+`walkers`    look through all records, on every core, for `audit verify`
 `keeper`     the signed checkpoint and the leaf hashes, outside the database
 `owners`     which processes are alive, for recovery after a crash
 `database`   tables, connections, and what SQLite's errors mean
+`vault`      payloads, sealed by a thread of its own in a database of its own
+`payloads`   the tables of that database
+`sealing`    AES-256-GCM and the forms it is kept in
+`scrub`      leaves nothing in the ledger's files of rows that were overwritten
 `memory`     for tests and for trying things out; says so
 `units`      what every store does with a unit before it writes
 `files`      the data directory: key files, checkpoint, locks
 `folder`     reads a governance folder
+`bundles`    bundle files: serials, the last good one, key files; sources of policy versions
 
 Start with `sqlite`.
 """

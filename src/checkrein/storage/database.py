@@ -67,11 +67,12 @@ def prepare(path: Path) -> None:
     except apsw.Error as error:
         raise trouble(error, path) from error
     try:
-        _make_tables(connection, path)
+        try:
+            _make_tables(connection, path)
+        finally:
+            connection.close()
     except apsw.Error as error:
         raise trouble(error, path) from error
-    finally:
-        connection.close()
 
 
 def _make_tables(connection: apsw.Connection, path: Path) -> None:
@@ -108,12 +109,24 @@ def connect(path: Path, *, busy_s: float = 2.0, reads_only: bool = False) -> aps
         connection.pragma("checkpoint_fullfsync", True)
         connection.pragma("journal_size_limit", 64 * 1024 * 1024)
         connection.pragma("trusted_schema", False)
+        connection.pragma("secure_delete", True)  # a row that is overwritten, such as an erased approval, is wiped
         if reads_only:
             connection.pragma("query_only", True)
     except apsw.Error:
         connection.close()
         raise
     return connection
+
+
+def settle(connection: apsw.Connection) -> None:
+    """Write everything anew that the WAL holds, sync it, and start an empty WAL; raises `apsw.Error` if it cannot.
+
+    After a failed sync the system may believe that pages are on the disk which are not, and no later sync
+    writes them. Appending to such a WAL would lose what follows together with them.
+    """
+    busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").get[0]
+    if busy:
+        raise apsw.BusyError("somebody reads")
 
 
 def trouble(error: apsw.Error, path: Path) -> CheckreinError:

@@ -3,6 +3,7 @@
     signer.key       the ledger's private key, 0600       signer.pub   its public key, one line to hand out
     commitment.key   32 random bytes, 0600                checkpoint   the signed tree head
     leaves           32 bytes a record: the leaf hashes the checkpoint covers
+    payload.key      the key that wraps the keys of the payloads, 0600
     owners/          one locked file for each living process
 
 Everything is created once, also when two processes start at the same moment, and is on disk before it is
@@ -40,6 +41,10 @@ class DataDir:
         return self.path / "ledger.db"
 
     @property
+    def payloads(self) -> Path:
+        return self.path / "payload.db"
+
+    @property
     def owners(self) -> Path:
         return self.path / "owners"
 
@@ -75,6 +80,16 @@ class DataDir:
                 hint="restore the file from a backup",
             )
         return key
+
+    def payload_key(self, fresh: str = "") -> str:
+        """The text of the key file that wraps payload keys; `fresh` makes it if there is none."""
+        path = self.path / "payload.key"
+        if not fresh and not path.exists():
+            raise ConfigError(
+                f"`{path}` is missing: the payloads in `{self.payloads.name}` cannot be opened, nor new ones sealed",
+                hint=f"restore it from a backup; if it is lost for good, move `{self.payloads}` away",
+            )
+        return _secret(path, fresh.encode()).decode("utf-8", "replace")
 
     def vkey(self) -> str:
         """The public key, or an empty string while there is none."""

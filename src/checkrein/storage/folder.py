@@ -9,7 +9,7 @@ from checkrein.model import ConfigError
 #: a larger file is nobody's policy
 MAX_FILE_BYTES = 4 * 1024 * 1024
 CONFIG = "checkrein.toml"
-_PATTERNS = (CONFIG, "tools.yaml", "policies/*.cedar", "tests/*.yaml", "golden/*.jsonl")
+_PATTERNS = (CONFIG, "tools.yaml", "tools/*.json", "policies/*.cedar", "tests/*.yaml", "golden/*.jsonl")
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:

@@ -8,27 +8,33 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apsw
 
 from checkrein.ledger import Head, Record
 from checkrein.ledger.record import Facets
+from checkrein.ledger.section import RUN, Section
+from checkrein.ledger.tree import HASH_BYTES
 from checkrein.ledger.verify import Entry, Snapshot
 from checkrein.model import ConfigError, LedgerInvalid, StoreUnavailable
 from checkrein.ports import RecordQuery, Row
 from checkrein.storage.database import check_version, connect, read_frontier, trouble
 from checkrein.storage.files import DataDir
+from checkrein.storage.walkers import Runs, walked
 
 _PAGE = 256
 _POOLED = 8
+_COUNTED = 10_000
 _RECORD = "SELECT seq, id, kind, trace_id, ts_us, data FROM record "
-_ENTRY = (
-    "SELECT seq, id, kind, trace_id, ts_us, data, user, agent, action, outcome, risk, approval, evaluation, leaf"
-    " FROM record ORDER BY seq"
-)
 _FACETS = ("user", "agent", "action", "outcome", "risk", "approval")
+_TEXTS = ("id", "kind", "trace_id", *_FACETS, "evaluation")
+_BYTES = ("data", "leaf")
+#: every column as bytes and its type, because a damaged row may hold anything
+_CAREFUL = ", ".join(f"typeof({name}), CAST({name} AS BLOB)" for name in _TEXTS + _BYTES)
+_ENTRY = f"SELECT seq, typeof(ts_us), ts_us, {_CAREFUL} FROM record WHERE "  # noqa: S608
+_EVERYTHING = (-(2**63), 2**63 - 1)
 _ROW = 'SELECT room, id, version, state, lookup, body FROM "row" '
 
 
@@ -109,13 +115,16 @@ class SqliteReader:
         with self._connection() as connection:
             connection.execute("BEGIN")
             try:
-                yield Snapshot(
-                    head=read_frontier(connection)[0].head,
-                    entries=self._entries(connection),
-                    checkpoint=checkpoint,
-                    trail=self.files.leaves(),
-                    earlier=lambda trace_id, seq: self._earlier(connection, trace_id, seq),
-                )
+                head = read_frontier(connection)[0].head
+                with walked(connection, self.files.database, head.size) as spans:
+                    yield Snapshot(
+                        head=head,
+                        entries=self._entries(connection, *_EVERYTHING),
+                        checkpoint=checkpoint,
+                        trail=self.files.leaves(),
+                        earlier=lambda trace_id, seq: self._earlier(connection, trace_id, seq),
+                        parts=self._parts(connection, head.size, spans),
+                    )
             finally:
                 connection.execute("ROLLBACK")
 
@@ -125,17 +134,27 @@ class SqliteReader:
         while self._pool:
             self._pool.pop().close()
 
-    def _entries(self, connection: apsw.Connection) -> Iterator[Entry]:
+    def _parts(
+        self, connection: apsw.Connection, size: int, spans: Iterable[Runs]
+    ) -> Iterator[Section | Iterable[Entry]]:
+        yield self._entries(connection, _EVERYTHING[0], 0)
+        start = 0
+        for span in spans:
+            for made in span:
+                yield made or self._entries(connection, start, min(start + RUN, size))
+                start += RUN
+        yield self._entries(connection, size, _EVERYTHING[1])
+
+    def _entries(self, connection: apsw.Connection, start: int, end: int) -> Iterator[Entry]:
         try:
-            for values in connection.execute(_ENTRY):
-                facets = Facets(*("" if value is None else value for value in values[6:13]))
-                yield Entry(_record(values[:6]), facets, values[13])
+            yield from map(_entry, connection.execute(_ENTRY + "seq >= ? AND seq < ? ORDER BY seq", (start, end)))
         except apsw.Error as error:
             raise self._trouble(error) from error
 
     def _earlier(self, connection: apsw.Connection, trace_id: str, seq: int) -> Iterator[Record]:
-        sql = _RECORD + "WHERE trace_id = ? AND seq < ? ORDER BY seq DESC"
-        return (_record(values) for values in connection.execute(sql, (trace_id, seq)))
+        sql = _ENTRY + "trace_id = ? AND seq < ? ORDER BY seq DESC"
+        found = map(_entry, connection.execute(sql, (trace_id, seq)))
+        return (entry.record for entry in found if not entry.fault)
 
     def _bounds(self, query: RecordQuery) -> tuple[int, int]:
         """First and last + 1 sequence number the query can meet; times become numbers, as both only rise."""
@@ -154,15 +173,16 @@ class SqliteReader:
     def _page(self, query: RecordQuery, low: int, high: int, limit: int) -> list[Record]:
         """One query for each kind: every one then reads a single index in order and stops at `limit`."""
         where, values = ["seq >= ?", "seq < ?"], [low, high]
-        tests: list[tuple[str, str]] = [(name, getattr(query, name)) for name in _FACETS]
-        tests.append(("trace_id", query.trace_id))
+        tests: list[tuple[str, str]] = [(name, getattr(query, name)) for name in ("trace_id", *_FACETS)]
         filters = [(name, wanted) for name, wanted in tests if wanted]
         order = "DESC" if query.newest_first else "ASC"
         pages: list[list[Record]] = []
         with self._connection() as connection:
             for kind in query.kinds or ("",):
                 test = [*filters, ("kind", kind)] if kind else filters
-                clauses = " AND ".join([*where, *(f"{name} = ?" for name, _ in test)])
+                lead = _rarest(connection, test)
+                # a unary plus keeps a test out of the choice of index
+                clauses = " AND ".join([*where, *(f"{'' if name == lead else '+'}{name} = ?" for name, _ in test)])
                 sql = f"{_RECORD}WHERE {clauses} ORDER BY seq {order} LIMIT ?"
                 found = connection.execute(sql, (*values, *(wanted for _, wanted in test), limit)).fetchall()
                 pages.append([_record(row) for row in found])
@@ -185,6 +205,11 @@ class SqliteReader:
         except apsw.Error as error:
             connection.close(True)
             raise self._trouble(error) from error
+        except UnicodeDecodeError as error:
+            connection.close(True)
+            raise LedgerInvalid(
+                f"the database `{self.files.database}` is damaged: {error.reason}", hint="run `checkrein audit verify`"
+            ) from error
         except BaseException:
             connection.close(True)
             raise
@@ -197,9 +222,40 @@ class SqliteReader:
         return meant if isinstance(meant, LedgerInvalid | StoreUnavailable) else StoreUnavailable(str(meant))
 
 
+def _rarest(connection: apsw.Connection, tests: list[tuple[str, str]]) -> str:
+    """The test that the fewest records pass, counted in its index, but no further than pays."""
+    if len(tests) < 2:
+        return tests[0][0] if tests else ""
+    sql = "SELECT count(*) FROM (SELECT 1 FROM record WHERE {} = ? LIMIT {})"
+    return min(tests, key=lambda test: connection.execute(sql.format(test[0], _COUNTED), (test[1],)).get)[0]
+
+
 def _record(values: tuple[Any, ...]) -> Record:
     seq, id, kind, trace_id, ts_us, data = values
     return Record(seq, id, kind, "" if trace_id is None else trace_id, ts_us, data)
+
+
+def _entry(values: tuple[Any, ...]) -> Entry:
+    """A row of which nothing is believed: what is not of its type is a fault, and counts as empty."""
+    seq, types, cells = values[0], values[1::2], values[2::2]
+    texts: list[str] = []
+    fault = "" if types[0] == "integer" else "`ts_us` is no integer"
+    for name, kind, cell in zip(_TEXTS, types[1:], cells[1:], strict=False):
+        may_be_empty = name not in ("id", "kind")
+        text = None
+        if kind == "text":
+            with contextlib.suppress(UnicodeDecodeError):
+                text = cell.decode("utf-8")
+        if text is None and not (kind == "null" and may_be_empty):
+            fault = fault or f"`{name}` is no text"
+        texts.append(text or "")
+    data, leaf = cells[-2:]
+    if types[-2:] != ("blob", "blob") or len(leaf) != HASH_BYTES:
+        fault = fault or "its bytes or their hash are none"
+        data, leaf = b"", bytes(HASH_BYTES)
+    ts_us = cells[0] if types[0] == "integer" else 0
+    id, kind, trace_id, *found = texts
+    return Entry(Record(seq, id, kind, trace_id, ts_us, data), Facets(*found), leaf, fault)
 
 
 def _row(values: tuple[Any, ...]) -> Row:

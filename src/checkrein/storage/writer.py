@@ -1,9 +1,9 @@
 """One thread writes; what queued while it was writing becomes the next transaction (group commit).
 
 A future resolves after COMMIT returned with synchronous FULL. A unit that conflicts fails alone, in its
-savepoint; when the disk refuses, the whole batch fails, nothing of it is written, and the connection is
-opened anew for the next. Other processes may write to the same file: the tree is read again inside every
-transaction.
+savepoint; when the disk refuses, the whole batch fails, nothing of it is written, and before the next the
+file is brought back to what was acknowledged. Other processes may write to the same file: the tree is read
+again inside every transaction.
 """
 
 from __future__ import annotations
@@ -23,13 +23,17 @@ from checkrein.ledger.record import Prepared, place, prepare
 from checkrein.ledger.tree import Frontier, leaf_hash
 from checkrein.model import CheckreinError, StoreConflict, StoreUnavailable
 from checkrein.ports import Save, Unit
-from checkrein.storage.database import SPINE_STEP, connect, read_frontier, trouble
+from checkrein.storage.database import SPINE_STEP, connect, read_frontier, settle, trouble
 from checkrein.storage.units import Stamper, Written, checked, conflict, unrecordable
 
 #: units in one transaction
 MAX_BATCH = 1024
 #: how often a locked database is tried, and how long this process steps back when another one writes too
 _TRY_S = 0.001
+#: pages in the WAL before they are copied into the database file
+WAL_PAGES = 1000
+#: so often a connection on which the disk refused is asked to settle before another one is
+_SETTLE_TRIES = 16
 
 _ENDS = ("execution.started", "execution.finished", "execution.unknown")
 _Cell = str | bytes | int | None
@@ -84,6 +88,11 @@ class Writer:
         self._closing = False
         self._connection: apsw.Connection | None = None
         self._size = -1
+        self._wal_pages = 0
+        #: the batch whose COMMIT has begun
+        self._committing: _Batch | None = None
+        #: how often the disk refused since it is not known what is on it
+        self._doubts = 0
         #: whether the last transaction went through
         self.healthy = True
         self._thread = threading.Thread(target=self._run, name="checkrein-writer", daemon=True)
@@ -139,11 +148,11 @@ class Writer:
         try:
             batch = self._transact(jobs)
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers must hear that nothing was written
-            self.healthy = False
-            self._disconnect()
-            for job in jobs:
-                job.future.set_exception(_refusal(error, self._path))
-            return
+            if (landed := self._doubt(error)) is None:
+                for job in jobs:
+                    job.future.set_exception(_refusal(error, self._path))
+                return
+            batch = landed
         self.healthy = True
         self._on_commit(batch.frontier.size)
         for future, answer in batch.answers:
@@ -151,8 +160,26 @@ class Writer:
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
+        if self._wal_pages >= WAL_PAGES:
+            self._copy_back()
         if self._shared(batch):
             time.sleep(_TRY_S)  # others wait for the lock; without a pause this thread would win it every time
+
+    def _grown(self, connection: apsw.Connection, name: str, pages: int) -> int:
+        """Called by SQLite after each commit, in the place of its own checkpoint."""
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
+
+    def _copy_back(self) -> None:
+        """Copy the WAL into the database file; not in the COMMIT, as SQLite would, for callers wait for that."""
+        self._wal_pages = 0
+        try:
+            if self._connection is not None:
+                self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except apsw.BusyError:
+            return  # another process does it
+        except apsw.Error as error:
+            self._doubt(error)
 
     def _shared(self, batch: _Batch) -> bool:
         """Whether another process wrote since the last transaction of this one."""
@@ -160,8 +187,11 @@ class Writer:
         return before not in (-1, batch.frontier.size - len(batch.records))
 
     def _transact(self, jobs: list[_Job]) -> _Batch:
+        if self._doubts:
+            self._settle()
         if self._connection is None:
             self._connection = connect(self._path, busy_s=0)
+            self._connection.set_wal_hook(self._grown)
         connection = self._connection
         self._begin(connection)
         frontier, last_us = read_frontier(connection)
@@ -178,7 +208,9 @@ class Writer:
         connection.execute(
             "UPDATE head SET frontier = ?, ts_us = ? WHERE one = 1", (batch.frontier.to_bytes(), batch.ts_us)
         )
+        self._committing = batch
         connection.execute("COMMIT")
+        self._committing = None
         return batch
 
     def _begin(self, connection: apsw.Connection) -> None:
@@ -237,8 +269,48 @@ class Writer:
         connection.execute("RELEASE unit")
         return None
 
+    def _doubt(self, error: Exception) -> _Batch | None:
+        """A transaction failed. If it was the disk, what was refused may be there and what was written may not.
+
+        Returns the batch if it is found on the disk all the same, and safe.
+        """
+        self.healthy = False
+        batch, self._committing = self._committing, None
+        if not isinstance(error, apsw.IOError | apsw.FullError):
+            self._disconnect()
+        elif not self._doubts:
+            self._doubts = 1
+            with contextlib.suppress(apsw.Error):  # the next transaction tries again, before anything else
+                self._settle()
+                if batch and batch.records:
+                    seq, id = batch.records[-1][:2]
+                    connection = self._connection = connect(self._path, busy_s=0)
+                    if connection.execute("SELECT id FROM record WHERE seq = ?", (seq,)).get == id:
+                        return batch
+        return None
+
+    def _settle(self) -> None:
+        """Bring the disk back to what was acknowledged; raises `apsw.Error` while it cannot.
+
+        The connection that failed knows best where the acknowledged part of the WAL ends: a new one would read
+        on, and find the refused units. It is only given up when it fails again and again.
+        """
+        connection = self._connection = self._connection or connect(self._path, busy_s=0)
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            connection.set_busy_timeout(int(self._busy_s * 1000))
+            settle(connection)
+        except apsw.Error:
+            self._doubts += 1
+            if self._doubts > _SETTLE_TRIES:
+                self._disconnect()
+            raise
+        self._doubts = 0
+        self._disconnect()
+
     def _disconnect(self) -> None:
-        """Drop the connection and with it an open transaction. After a failed sync it must not be used again."""
+        """Drop the connection and with it an open transaction."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(apsw.Error):  # it is being given up; the error that counts was raised before

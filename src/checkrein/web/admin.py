@@ -21,21 +21,35 @@ MAX_ROWS = 1000
 
 
 class Admin:
-    """`failing` names what is not in order right now; an empty tuple means ready."""
+    """`failing` names what is not in order right now; an empty tuple means ready.
 
-    def __init__(self, audit: Audit, models: tuple[str, ...], failing: Callable[[], tuple[str, ...]]) -> None:
+    `warnings` are what to look at; they keep nothing from running.
+    """
+
+    def __init__(
+        self,
+        audit: Audit,
+        models: tuple[str, ...],
+        failing: Callable[[], tuple[str, ...]],
+        warnings: Callable[[], tuple[str, ...]],
+    ) -> None:
         self._audit = audit
         self._models = models
         self._failing = failing
+        self._warnings = warnings
 
     async def healthz(self, http: HttpRequest) -> Response:
         """The process answers."""
         return JSONResponse({"ok": True, "status": "live"})
 
     async def readyz(self, http: HttpRequest) -> Response:
-        """503 while something would keep actions from being decided or recorded."""
+        """503 while something would keep actions from being decided or recorded.
+
+        A new policy version that is refused is a warning: the one before it decides.
+        """
         failing = self._failing()
-        return JSONResponse({"ready": not failing, "failing": list(failing)}, status_code=503 if failing else 200)
+        answer = {"ready": not failing, "failing": list(failing), "warnings": list(self._warnings())}
+        return JSONResponse(answer, status_code=503 if failing else 200)
 
     async def models(self, http: HttpRequest) -> Response:
         """The models that are named in the configuration; patterns such as `gpt-*` are not listed."""

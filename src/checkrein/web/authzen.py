@@ -1,6 +1,7 @@
 """OpenID AuthZEN Authorization API 1.0: `/access/v1/evaluation` and `/access/v1/evaluations`.
 
-A denial is HTTP 200 with `"decision": false`; 400, 401, 403 and 503 speak only about the call itself.
+A denial is HTTP 200 with `"decision": false`; 400, 401, 403 and 503 speak only about the call itself. Within a
+batch they stand at the item they are about, and the items before it keep their answers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from checkrein.model import ApiKey, BadRequest, Permission, Request, Unauthorized
+from checkrein.model import ApiKey, BadRequest, Permission, Request, StoreUnavailable, Unauthorized
 from checkrein.model.json import dumps, load_object
 from checkrein.services.gateway import Gateway
 from checkrein.web import body
@@ -23,7 +24,13 @@ MEMBERS = ("subject", "action", "resource", "context")
 #: the obligation types of the AuthZEN profile that a redaction needs the caller to know
 REDACTION_TYPE = "custom"
 #: stop rules of a batch, by the value of `options.evaluations_semantic`
-STOP_AFTER = {"execute_all": None, "deny_on_first_deny": False, "permit_on_first_permit": True}
+STOP_AFTER: Mapping[str, bool | None] = {
+    "execute_all": None,
+    "deny_on_first_deny": False,
+    "permit_on_first_permit": True,
+}
+#: status of an error that is about one item of a batch
+ITEM_STATUS: Mapping[type[Exception], int] = {BadRequest: 400, Unauthorized: 403, StoreUnavailable: 503}
 
 
 class AuthZen:
@@ -33,35 +40,41 @@ class AuthZen:
 
     async def evaluation(self, http: HttpRequest) -> Response:
         """One decision, recorded before it is given."""
-        key = allow(http.scope, Permission.DECIDE, Permission.CALL)
-        value = load_object(await body.read(http.headers, http.receive, self._limit))
-        return _answer(await self._evaluate(value, key))
+        value, key = await self._read(http)
+        return _one(await self._evaluate(value, key))
 
     async def evaluations(self, http: HttpRequest) -> Response:
         """A batch: top-level members are defaults; one item that errs is a denial of that item."""
-        key = allow(http.scope, Permission.DECIDE, Permission.CALL)
-        value = load_object(await body.read(http.headers, http.receive, self._limit))
+        value, key = await self._read(http)
+        items = value.get("evaluations", [])
+        if not isinstance(items, list) or len(items) > MAX_EVALUATIONS:
+            raise BadRequest(
+                f"`evaluations` is not a list of at most {MAX_EVALUATIONS} items", hint="send several batches"
+            )
+        stop_after = _stop_after(value.get("options", {}))
         defaults = {name: value[name] for name in MEMBERS if name in value}
-        items = value.get("evaluations")
-        if items is None:
-            return _answer(await self._evaluate(defaults, key))
-        if not isinstance(items, list) or not 0 < len(items) <= MAX_EVALUATIONS:
-            raise BadRequest(f"`evaluations` is not a list of 1 to {MAX_EVALUATIONS} items", hint="send fewer")
-        stop_after = _stop_after(value.get("options"))
+        if not items:
+            return _one(await self._evaluate(defaults, key))
         answers: list[Mapping[str, object]] = []
         for item in items:
             answers.append(await self._item(item, defaults, key))
-            if stop_after is not None and answers[-1]["decision"] is stop_after:
+            if answers[-1]["decision"] is stop_after:
                 break
-        return _answer({"evaluations": answers})
+        return Response(dumps({"evaluations": answers}), media_type="application/json")
+
+    async def _read(self, http: HttpRequest) -> tuple[dict[str, object], ApiKey]:
+        key = allow(http.scope, Permission.DECIDE, Permission.CALL)
+        if http.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise BadRequest("the body is not declared as JSON", hint="send `Content-Type: application/json`")
+        return load_object(await body.read(http.headers, http.receive, self._limit)), key
 
     async def _item(self, item: object, defaults: Mapping[str, object], key: ApiKey) -> Mapping[str, object]:
         try:
             if not isinstance(item, dict):
                 raise BadRequest("the item is not an object")
             return await self._evaluate({**defaults, **item}, key)
-        except (BadRequest, Unauthorized) as error:
-            status = 403 if isinstance(error, Unauthorized) else 400
+        except (BadRequest, Unauthorized, StoreUnavailable) as error:
+            status = next(status for kind, status in ITEM_STATUS.items() if isinstance(error, kind))
             return {"decision": False, "context": {"error": {"status": status, "message": str(error)}}}
 
     async def _evaluate(self, value: Mapping[str, object], key: ApiKey) -> Mapping[str, object]:
@@ -79,22 +92,29 @@ def as_caller(request: Request, key: ApiKey) -> Request:
     """
     if Permission.DECIDE in key.permissions:
         return request
-    if request.subject.id != key.owner:
+    if (request.subject.type, request.subject.id) != ("user", key.owner):
         raise Unauthorized(
-            f"this key speaks for `{key.owner}` only",
+            f"this key speaks for the user `{key.owner}` only",
             hint="an enforcement point needs a key made with `--can decide`",
             forbidden=True,
         )
-    context = {**request.context, "agent": {"id": key.agent}} if key.agent else request.context
+    context = {name: value for name, value in request.context.items() if name != "agent"}
+    if key.agent:
+        context["agent"] = {"id": key.agent}
     return msgspec.structs.replace(request, subject=key.subject(), context=context)
 
 
 def _stop_after(options: object) -> bool | None:
-    semantic = options.get("evaluations_semantic", "execute_all") if isinstance(options, dict) else "execute_all"
+    """The decision that ends a batch; None when none does."""
+    if not isinstance(options, dict):
+        raise BadRequest("`options` is not an object", hint="leave it out, or send one")
+    semantic = options.get("evaluations_semantic", "execute_all")
     if not isinstance(semantic, str) or semantic not in STOP_AFTER:
         raise BadRequest("`options.evaluations_semantic` is not known", hint=f"choose one of {', '.join(STOP_AFTER)}")
     return STOP_AFTER[semantic]
 
 
-def _answer(value: Mapping[str, object]) -> Response:
-    return Response(dumps(value), media_type="application/json")
+def _one(answer: Mapping[str, object]) -> Response:
+    context = answer["context"]
+    trace_id = context["trace_id"] if isinstance(context, dict) else ""
+    return Response(dumps(answer), media_type="application/json", headers={"x-checkrein-trace-id": trace_id})

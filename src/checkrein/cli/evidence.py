@@ -1,0 +1,122 @@
+"""`checkrein audit` for people who do not trust us: export --format tlog, prove, consistency, verifier."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from checkrein.cli.common import HERE, Data, Dir, emit, reason, say, store, to_stdout
+from checkrein.model import BadRequest, CheckreinError
+
+if TYPE_CHECKING:
+    from checkrein.ledger.checkpoint import Checkpoint
+
+#: no checkpoint and no proof is longer
+_MAX_TEXT = 131_072
+
+
+def register(audit: typer.Typer) -> None:
+    """Hang the verbs under the group `audit`."""
+    audit.command(short_help="Prove one record to a stranger.")(prove)
+    audit.command(short_help="Check that one checkpoint extends another.")(consistency)
+    audit.command(short_help="Print verify_ledger.py, for strangers.")(verifier)
+
+
+def export_tlog(target: Path, *, dir: Path = HERE, data: Path | None = None) -> None:
+    """What `audit export --format tlog --output DIR` does."""
+    from checkrein.services import evidence
+
+    with store(dir, data) as opened:
+        made = evidence.export_tlog(opened, opened.files, target)
+    say(f"wrote {made.head.size} records, signed, to `{made.path}`; the public key is `{made.key.name}` in it")
+    say("anybody can check it: `checkrein audit verifier > verify_ledger.py`, then")
+    say(f"`python verify_ledger.py {made.path} --key FILE.pub`, with a key that did not come with the export")
+
+
+def prove(
+    record: Annotated[str, typer.Argument(help="The record's sequence number, or its id `rec_...`.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", help="The file to write.", show_default="standard output")
+    ] = None,
+    record_to: Annotated[
+        Path | None, typer.Option("--record", help="Write the exact bytes of the record here.")
+    ] = None,
+    dir: Dir = HERE,
+    data: Data = None,
+) -> None:
+    """Prove that one record stands in the signed log (C2SP tlog-proof), for somebody who has only the public key."""
+    from checkrein.services import evidence
+
+    with store(dir, data) as opened:
+        found, proof = evidence.prove(opened, opened.files, record)
+    if record_to is not None:
+        _write(record_to, found.data)
+    _put(str(proof), output)
+
+
+def consistency(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="A checkpoint somebody kept.")],
+    new: Annotated[
+        Path | None, typer.Argument(metavar="NEW", help="Another, in any order.", show_default="this store's")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="Write the proof here, for them to check.")] = None,
+    dir: Dir = HERE,
+    data: Data = None,
+) -> None:
+    """Check that two checkpoints are of one log that only grew. Exits 6 if they are not."""
+    from checkrein.ledger.checkpoint import Checkpoint
+    from checkrein.services import evidence
+
+    first, second = _text(old), _text(new) if new else ""
+    with store(dir, data) as opened:
+        proof = evidence.growth(opened, opened.files, first, second)
+    if output is not None:
+        _write(output, str(proof).encode())
+    now = Checkpoint.parse(proof.checkpoint)
+    emit(f"consistent: the first {proof.old_size} of {now.head.size} records of {now.origin} are the same in both")
+    emit(f"root of the newer checkpoint: {_root(now)}")
+
+
+def verifier() -> None:
+    """Print verify_ledger.py: one file, for somebody who checks an export or a proof without us."""
+    from checkrein.verifier import source
+
+    _print(source().encode())
+
+
+def _root(checkpoint: Checkpoint) -> str:
+    return base64.b64encode(checkpoint.head.root).decode("ascii")
+
+
+def _put(text: str, output: Path | None) -> None:
+    if output is None:
+        _print(text.encode())
+    else:
+        _write(output, text.encode())
+
+
+def _print(content: bytes) -> None:
+    """These bytes on stdout, whatever the terminal's encoding: one that is off by a character proves nothing."""
+    with to_stdout():
+        typer.echo(content, nl=False)
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise CheckreinError(f"`{path}` cannot be written: {reason(error)}", hint="name another file") from error
+
+
+def _text(path: Path) -> str:
+    hint = "name the file that holds the checkpoint"
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_TEXT).decode("utf-8")
+    except OSError as error:
+        raise BadRequest(f"`{path}` cannot be read: {reason(error)}", hint=hint) from error
+    except UnicodeDecodeError:
+        raise BadRequest(f"`{path}` is not a checkpoint", hint=hint) from None

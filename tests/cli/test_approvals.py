@@ -1,0 +1,90 @@
+"""`approvals`: people see the whole action, and a vote that does not count is refused with its reason, and recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def waiting(folder: Path, cli: Run, asking: Callable[..., Path]) -> str:
+    """The id of an approval that waits for one of finance."""
+    ran = cli("decide", asking("send_email"), "--dir", folder)
+    return str(ran.json()["context"]["access_request"]["id"])
+
+
+def kinds(cli: Run, folder: Path) -> list[str]:
+    return [row["kind"] for row in cli("audit", "list", "--dir", folder, "-o", "json").json()]
+
+
+def test_what_waits_is_listed_until_somebody_answers(waiting: str, folder: Path, cli: Run) -> None:
+    assert waiting in cli("approvals", "list", "--dir", folder).out
+    ran = cli("approvals", "approve", waiting, "--as", "bob", "--reason", "agreed", "--dir", folder)
+    assert (ran.code, ran.out) == (0, "")
+    assert "is approved; it runs once" in ran.err
+    assert cli("approvals", "list", "--dir", folder).out == ""
+    assert waiting in cli("approvals", "list", "--state", "approved", "--dir", folder).out
+    assert kinds(cli, folder)[-2:] == ["approval.voted", "approval.decided"]
+
+
+def test_an_approval_is_shown_whole_before_one_votes(waiting: str, folder: Path, cli: Run) -> None:
+    shown = cli("approvals", "show", waiting[:8], "--dir", folder).out
+    for fact in ("to (steers it)  press@example.com", "because           mail needs a second look", "1 of finance"):
+        assert fact in shown
+    value = cli("approvals", "show", waiting, "--dir", folder, "-o", "json").json()
+    assert value["action"]["action"]["properties"]["input"]["subject"] == "News"
+
+
+def test_once_approved_the_same_request_is_decided_again_and_another_is_not(
+    waiting: str, folder: Path, cli: Run, asking: Callable[..., Path]
+) -> None:
+    cli("approvals", "approve", waiting, "--as", "bob", "--dir", folder)
+    assert cli("decide", asking("send_email"), "--dir", folder).code == 0
+    assert cli("decide", asking("send_email", user="erin"), "--dir", folder).code == 4
+
+
+def test_a_denial_ends_it(waiting: str, folder: Path, cli: Run) -> None:
+    ran = cli("approvals", "deny", waiting, "--as", "carol", "--reason", "not now", "--dir", folder, "-o", "json")
+    assert (ran.code, ran.json()["state"], ran.json()["missing"]) == (0, "denied", ["1 of finance"])
+    assert cli("activity", "--dir", folder, "-o", "json").json()[0]["status"] == "denied"
+    assert "denied (not now)" in cli("approvals", "show", waiting, "--dir", folder).out
+
+
+@pytest.mark.parametrize(
+    ("person", "code", "words"),
+    [
+        ("dave", 1, "`dave` holds none of the roles that are asked for: finance"),
+        ("erin", 1, "`erin` asked for this action and cannot vote on it"),
+        ("mallory", 2, "`mallory` is not among the people of this deployment"),
+    ],
+)
+def test_who_may_not_vote_is_told_why(
+    person: str, code: int, words: str, folder: Path, cli: Run, asking: Callable[..., Path]
+) -> None:
+    config = folder / "checkrein.toml"
+    config.write_text(config.read_text() + '\n[people.dave]\nroles = ["staff"]\n[people.erin]\nroles = ["finance"]\n')
+    id = cli("decide", asking("send_email", user="erin"), "--dir", folder).json()["context"]["access_request"]["id"]
+    ran = cli("approvals", "approve", id, "--as", person, "--dir", folder)
+    assert (ran.code, ran.out) == (code, "")
+    assert ran.err.startswith(f"error: {words}\nhint: ")
+    assert cli("approvals", "show", id, "--dir", folder, "-o", "json").json()["state"] == "pending"
+    assert ("approval.vote_refused" in kinds(cli, folder)) is (code == 1)
+
+
+def test_one_person_counts_once(folder: Path, cli: Run, asking: Callable[..., Path]) -> None:
+    policies = folder / "policies/main.cedar"
+    policies.write_text(policies.read_text().replace("1 of finance", "2 of finance"))
+    id = cli("decide", asking("send_email"), "--dir", folder).json()["context"]["access_request"]["id"]
+    first = cli("approvals", "approve", id, "--as", "bob", "--dir", folder)
+    assert "has your vote; still needed: 1 of finance" in first.err
+    again = cli("approvals", "approve", id, "--as", "bob", "--dir", folder)
+    assert (again.code, again.err) == (1, "error: `bob` has voted already\nhint: one person, one vote\n")
+    assert cli("approvals", "approve", id, "--as", "carol", "--dir", folder).code == 0
+    late = cli("approvals", "deny", id, "--as", "bob", "--dir", folder)
+    assert late.code == 1
+    assert f"error: approval `{id}` is approved, no longer pending" in late.err

@@ -1,0 +1,54 @@
+"""`keys`: the secret is shown once, alone on stdout, and revoking works whatever else is broken."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Run = Callable[..., Any]
+
+
+def test_a_new_key_stands_alone_on_stdout_and_nowhere_else(folder: Path, cli: Run) -> None:
+    ran = cli("keys", "create", "bot", "--owner", "alice", "--roles", "a, b", "--can", "call,audit", "--dir", folder)
+    secret = ran.out.strip()
+    assert ran.out == f"{secret}\n"
+    assert secret.startswith("crk_")
+    assert "may call, audit as alice" in ran.err
+    (key,) = cli("keys", "list", "--dir", folder, "-o", "json").json()
+    assert (key["owner"], key["roles"], key["permissions"], key["status"]) == (
+        "alice",
+        ["a", "b"],
+        ["call", "audit"],
+        "live",
+    )
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    for text in (cli("keys", "list", "--dir", folder, "-o", json_or_table).out for json_or_table in ("json", "table")):
+        assert secret not in text
+        assert digest not in text
+    files = [path.read_bytes() for path in (folder / ".checkrein").rglob("*") if path.is_file()]
+    assert not any(secret.encode() in data for data in files)
+
+
+def test_who_made_a_key_is_recorded(folder: Path, cli: Run) -> None:
+    import getpass
+
+    key = cli("keys", "create", "bot", "--dir", folder, "-o", "json").json()
+    (record,) = cli("audit", "list", "--kind", "admin.key_created", "--dir", folder, "-o", "json").json()
+    assert record["body"]["detail"]["key"] == key["id"]
+    assert record["body"]["actor"]["id"] == getpass.getuser()
+
+
+def test_a_key_expires(folder: Path, cli: Run) -> None:
+    key = cli("keys", "create", "bot", "--expires", "2d", "--dir", folder, "-o", "json").json()
+    assert key["expires_us"] - key["created_us"] == 2 * 86_400_000_000
+
+
+def test_a_key_can_be_revoked_while_the_policies_are_broken(folder: Path, cli: Run) -> None:
+    id = cli("keys", "create", "bot", "--dir", folder, "-o", "json").json()["id"]
+    (folder / "policies/main.cedar").write_text("permit (")
+    ran = cli("keys", "revoke", id, "--dir", folder)
+    assert (ran.code, ran.err) == (0, f"{id} (bot) is revoked\n")
+    assert cli("keys", "revoke", id, "--dir", folder, "-o", "json").json()["status"] == "revoked"
+    assert "revoked" in cli("keys", "list", "--dir", folder).out

@@ -1,0 +1,317 @@
+"""A function call becomes a request, and what was decided is what runs."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import functools
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from checkrein.compose import System, open_system
+from checkrein.connectors.python import governed
+from checkrein.model import BadRequest, ConfigError, Denied, Request, Subject
+from checkrein.ports import RecordQuery
+
+ALICE = Subject("user", "alice")
+Govern = Callable[..., Any]
+
+REDACTING = """
+@id("clean-paths") @owner("privacy") @reason("no addresses in calls") @outcome("redact") @redact("pii.email")
+forbid (principal, action in Action::"tool", resource) when { context.labels.contains("pii.email") };
+"""
+
+
+@pytest.fixture
+def system(folder: Path) -> Iterator[System]:
+    """Without an upstream, which functions do not need; addresses in calls are redacted."""
+    (folder / "policies/calls.cedar").write_text(REDACTING)
+    opened = open_system(folder)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def asked(system: System) -> list[Request]:
+    """Every request that was decided, in order."""
+    seen: list[Request] = []
+    system.pdp.register(lambda request, context: seen.append(request), "witness")
+    return seen
+
+
+@pytest.fixture
+def govern(system: System) -> Govern:
+    return functools.partial(governed, system.gateway, tool="list_things", who=lambda: ALICE)
+
+
+def ends(system: System) -> list[tuple[str, str]]:
+    records = system.store.records(RecordQuery(kinds=("execution.finished",)))
+    return [(str(record.body["status"]), str(record.body["error"])) for record in records]
+
+
+def test_arguments_are_known_by_name_however_they_were_passed(govern: Govern, asked: list[Request]):
+    @govern(agent="bot", resource="shelf")
+    def listing(path: str, depth: int = 2, /, *rest: str, order: str = "name", **more: object) -> str:
+        return f"{path} {depth} {rest} {order} {more}"
+
+    assert listing("a", 3, "x", "y", order="size", hidden=True) == "a 3 ('x', 'y') size {'hidden': True}"
+    assert listing("a") == "a 2 () name {}"
+    assert [request.action.input for request in asked] == [
+        {"path": "a", "depth": 3, "rest": ["x", "y"], "order": "size", "hidden": True},
+        {"path": "a", "depth": 2, "rest": [], "order": "name"},
+    ]
+    assert (asked[0].subject, asked[0].agent_id, asked[0].resource.id) == (ALICE, "bot", "shelf")
+    assert (asked[0].resource.type, asked[1].action.name) == ("tool", "list_things")
+
+
+def test_what_a_method_is_bound_to_is_no_argument(govern: Govern, asked: list[Request]):
+    class Shelf:
+        @govern()
+        def plain(self, path: str) -> str:
+            return path
+
+        @classmethod
+        @govern()
+        def of_class(cls, path: str) -> str:
+            return path
+
+        @staticmethod
+        @govern()
+        def static(path: str) -> str:
+            return path
+
+        @govern()
+        async def later(self, path: str) -> str:
+            return path
+
+    assert (Shelf().plain("a"), Shelf.of_class("b"), Shelf.static("c")) == ("a", "b", "c")
+    assert asyncio.run(Shelf().later("d")) == "d"
+    assert [request.action.input for request in asked] == [{"path": name} for name in "abcd"]
+
+
+def test_an_argument_cannot_hide_behind_another_of_the_same_name(govern: Govern, asked: list[Request]):
+    @govern()
+    def listing(path: str, /, *rest: str, **more: str) -> None:
+        pytest.fail("it ran")
+
+    for more in ({"path": "harmless"}, {"rest": "harmless"}):
+        with pytest.raises(BadRequest, match="given twice"):
+            listing("harmful", **more)
+    assert not asked
+
+
+def test_a_keyword_named_like_what_a_method_is_bound_to_stays_an_argument(govern: Govern, asked: list[Request]):
+    class Shelf:
+        @govern()
+        def listing(self, /, **more: str) -> dict[str, str]:
+            assert isinstance(self, Shelf)
+            return more
+
+    assert Shelf().listing(self="x") == {"self": "x"}
+    assert asked[0].action.input == {"self": "x"}
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+
+
+class Place(NamedTuple):
+    x: int
+    y: int
+
+
+def test_the_function_gets_its_own_types_and_policy_gets_json(govern: Govern, asked: list[Request]):
+    @govern()
+    def listing(colour: Colour, place: Place) -> tuple[Colour, Place]:
+        return colour, place
+
+    colour, place = listing(Colour.RED, Place(1, 2))
+    assert colour is Colour.RED
+    assert place.y == 2
+    assert asked[0].action.input == {"colour": "red", "place": [1, 2]}
+    assert type(asked[0].action.input["colour"]) is str
+
+
+async def test_what_was_decided_is_what_runs_although_the_caller_changes_it_meanwhile(
+    system: System, govern: Govern, asked: list[Request]
+):
+    @govern()
+    async def listing(paths: list[str]) -> list[str]:
+        return paths
+
+    paths = ["public"]
+    running = asyncio.create_task(listing(paths))
+    await asyncio.sleep(0)
+    paths.append("secret")
+    assert await running == ["public"]
+    assert asked[0].action.input == {"paths": ["public"]}
+
+
+def test_a_function_that_changes_its_argument_changes_only_its_copy(govern: Govern):
+    @govern()
+    def listing(paths: list[str]) -> int:
+        paths.clear()
+        return len(paths)
+
+    paths = ["a"]
+    assert (listing(paths), paths) == (0, ["a"])
+
+
+CIRCLE: list[object] = []
+CIRCLE.append(CIRCLE)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"bytes", {1, 2}, object(), {"a": object()}, {1: "a"}, [1, [2, {3}]], float("nan"), float("inf"), CIRCLE],
+    ids=["bytes", "set", "object", "nested", "key", "deep", "nan", "inf", "circle"],
+)
+def test_an_argument_that_no_policy_can_look_into_is_refused_by_name(
+    govern: Govern, asked: list[Request], value: object
+):
+    @govern()
+    def listing(path: str, options: object) -> None:
+        pytest.fail("it ran")
+
+    with pytest.raises(BadRequest, match="`options` of `list_things`") as refused:
+        listing("a", value)
+    assert refused.value.hint
+    assert not asked
+
+
+def test_a_wrong_call_is_a_plain_type_error_and_leaves_nothing(system: System, govern: Govern):
+    @govern()
+    def listing(path: str) -> None:
+        pytest.fail("it ran")
+
+    with pytest.raises(TypeError, match="path"):
+        listing()
+    assert not list(system.store.records(RecordQuery(kinds=("decision",))))
+
+
+def test_the_function_gets_the_redacted_arguments(govern: Govern):
+    @govern()
+    def listing(path: str, *rest: object, order: object = "name", **more: object) -> tuple[object, ...]:
+        return path, rest, order, more
+
+    mail = "jane.doe@example.com"
+    assert listing(mail, mail, ("b", mail), Colour.RED, order={"by": mail}, to=mail, plain=(1, 2)) == (
+        "<EMAIL_1>",
+        ("<EMAIL_1>", ["b", "<EMAIL_1>"], "red"),
+        {"by": "<EMAIL_1>"},
+        {"to": "<EMAIL_1>", "plain": [1, 2]},
+    )
+    assert listing("a", order=mail, plain=(1, 2)) == ("a", (), "<EMAIL_1>", {"plain": (1, 2)})
+
+
+def test_personal_data_in_a_name_does_not_reach_the_function(govern: Govern):
+    @govern()
+    def listing(**more: object) -> dict[str, object]:
+        return more
+
+    assert listing(**{"jane.doe@example.com": 1}) == {"<EMAIL_1>": 1}
+
+
+async def test_an_async_function_gets_the_redacted_arguments(govern: Govern):
+    @govern()
+    async def listing(path: tuple[str, ...]) -> tuple[str, ...]:
+        return path
+
+    assert await listing(("jane.doe@example.com", "b")) == ("<EMAIL_1>", "b")
+
+
+def test_a_generator_is_refused_before_it_could_run_unseen(govern: Govern):
+    def items() -> Iterator[int]:
+        yield 1
+
+    async def later() -> AsyncIterator[int]:
+        yield 1
+
+    for function in (items, later, functools.partial(items)):
+        with pytest.raises(ConfigError, match="generator") as refused:
+            govern()(function)
+        assert "list" in refused.value.hint
+
+
+@pytest.mark.parametrize("function", [staticmethod(len), classmethod(len), dict, 5], ids=lambda f: type(f).__name__)
+def test_what_is_not_a_function_is_refused(govern: Govern, function: object):
+    with pytest.raises(ConfigError, match="not a function"):
+        govern()(function)
+
+
+@pytest.mark.parametrize("tool", ["", "prompt", "x" * 513])
+def test_a_tool_needs_a_name_of_its_own(govern: Govern, tool: str):
+    with pytest.raises(ConfigError, match="no name of a tool"):
+        govern(tool=tool)
+
+
+async def test_a_result_that_has_yet_to_run_is_stopped_and_recorded_as_failed(system: System, govern: Govern):
+    ran: list[str] = []
+
+    async def deed() -> None:
+        ran.append("ran")
+
+    def items() -> Iterator[None]:
+        ran.append("ran")
+        yield
+
+    async def more() -> AsyncIterator[None]:
+        ran.append("ran")
+        yield
+
+    lazy = (deed, items, more, lambda: asyncio.ensure_future(deed()))
+    for start in lazy:
+        with pytest.raises(ConfigError, match="yet to run"):
+            govern()(functools.partial(_now, start))()
+    with pytest.raises(ConfigError, match="yet to run"):
+        await govern()(_returning(items))()
+    await asyncio.sleep(0)
+    assert not ran
+    assert ends(system) == [("failed", "ConfigError")] * 5
+
+
+def _now(start: Callable[[], object]) -> object:
+    return start()
+
+
+def _returning(start: Callable[[], object]) -> Callable[[], Any]:
+    async def later() -> object:
+        return start()
+
+    return later
+
+
+def test_nobody_acting_is_an_error_and_no_decision(system: System):
+    @governed(system.gateway, tool="list_things", who=lambda: None)
+    def listing() -> None:
+        pytest.fail("it ran")
+
+    with pytest.raises(ConfigError, match="nobody is acting") as refused:
+        listing()
+    assert "acting_as" in refused.value.hint
+    assert not list(system.store.records(RecordQuery(kinds=("decision",))))
+
+
+def test_the_decorated_function_keeps_its_name_and_signature(govern: Govern):
+    @govern()
+    def listing(path: str) -> str:
+        """Lists."""
+        return path
+
+    assert (listing.__name__, listing.__doc__) == ("listing", "Lists.")
+    assert listing.__wrapped__("a") == "a"
+
+
+def test_a_denied_call_does_not_run(system: System, govern: Govern):
+    @govern(tool="transfer_funds")
+    def transfer(to: str, amount: int) -> None:
+        pytest.fail("it ran")
+
+    with pytest.raises(Denied) as denied:
+        transfer("ACME", 5)
+    assert denied.value.decision.policies == ("no-transfers",)
+    assert denied.value.hint == "draft the transfer"
+    assert ends(system) == []

@@ -1,0 +1,209 @@
+"""Configuration: which source wins, where each value came from, and what an error says without saying too much."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from checkrein.config import SECTIONS, Loaded, load
+from checkrein.model import ConfigError
+
+FILE = "checkrein.toml"
+SECRET = "sk-0123456789-secret"
+
+
+def loaded(
+    folder: Path, toml: str = "", dotenv: str = "", environ: Mapping[str, str] | None = None, **flags: object
+) -> Loaded:
+    (folder / FILE).write_text(toml)
+    (folder / ".env").write_text(dotenv)
+    named = {name.replace("__", "."): value for name, value in flags.items()}
+    return load(folder, environ=environ or {}, flags=named)
+
+
+def refused(folder: Path, toml: str = "", dotenv: str = "", environ: Mapping[str, str] | None = None) -> str:
+    """What the error says, hint and all."""
+    with pytest.raises(ConfigError) as error:
+        loaded(folder, toml, dotenv, environ)
+    assert error.value.hint
+    assert SECRET not in f"{error.value}{error.value.hint}"
+    return str(error.value).replace(str(folder), "DIR")
+
+
+SOURCES = ("flag", "environment", ".env", FILE)
+
+
+@pytest.mark.parametrize("given", list(product([True, False], repeat=4)))
+def test_flags_win_over_the_environment_over_dotenv_over_the_file_over_defaults(
+    given: tuple[bool, ...], tmp_path: Path
+) -> None:
+    port = dict(zip(SOURCES, (1001, 1002, 1003, 1004), strict=True))
+    there = dict(zip(SOURCES, given, strict=True))
+    winner = next((source for source in SOURCES if there[source]), "default")
+    result = loaded(
+        tmp_path,
+        f"[server]\nport = {port[FILE]}\n" if there[FILE] else "",
+        f"CHECKREIN_SERVER_PORT={port['.env']}\n" if there[".env"] else "",
+        {"CHECKREIN_SERVER_PORT": str(port["environment"])} if there["environment"] else {},
+        server__port=port["flag"] if there["flag"] else None,
+    )
+    assert result.config.server.port == port.get(winner, 8642)
+    (origin,) = (origin for origin in result.origins if origin.name == "server.port")
+    assert (origin.value, origin.source) == (str(port.get(winner, 8642)), winner)
+
+
+SETTABLE = [
+    f"{section}.{field}"
+    for section, kind in SECTIONS.items()
+    for field in kind.__struct_fields__
+    if not isinstance(getattr(kind(), field), dict)  # tables stand in the file only
+]
+
+
+@pytest.mark.parametrize("name", ["environment", *SETTABLE])
+def test_every_setting_has_its_variable_and_its_origin(name: str, tmp_path: Path) -> None:
+    section, _, field = name.rpartition(".")
+    default = getattr(SECTIONS[section](), field) if section else "development"
+    text = str(default + 1) if isinstance(default, int) else "9s"
+    result = loaded(tmp_path, environ={f"CHECKREIN_{name.replace('.', '_').upper()}": text})
+    assert result.warnings == ()
+    found = {origin.name: (origin.value, origin.source) for origin in result.origins}
+    assert found.pop(name) == (text, "environment")
+    assert {source for _, source in found.values()} == {"default"}
+
+
+def test_a_list_in_a_variable_is_split_at_commas(tmp_path: Path) -> None:
+    result = loaded(tmp_path, environ={"CHECKREIN_SERVER_ALLOWED_HOSTS": "a.example, b.example,"})
+    assert result.config.server.allowed_hosts == ("a.example", "b.example")
+    assert {origin.value for origin in result.origins if origin.name == "server.allowed_hosts"} == {
+        "a.example, b.example"
+    }
+
+
+def test_every_value_of_the_file_is_listed_with_its_origin(tmp_path: Path) -> None:
+    result = loaded(
+        tmp_path,
+        'environment = "test"\n[people.bob]\nroles = ["a", "b"]\n'
+        '[upstreams.m]\nbase_url = "https://host/v1"\napi_key_env = "MODEL_KEY"\n',
+    )
+    found = {origin.name: (origin.value, origin.source) for origin in result.origins}
+    assert found["environment"] == ("test", FILE)
+    assert found["people.bob.roles"] == ("a, b", FILE)
+    assert found["upstreams.m.api_key_env"] == ("MODEL_KEY", FILE)
+    assert found["upstreams.m.kind"] == ("openai", "default")
+
+
+def test_variables_of_dotenv_are_read_and_the_environment_wins(tmp_path: Path) -> None:
+    dotenv = "# keys\nexport A=1\nB='two words'\nC=\"$A\"\nEMPTY=\nNAKED\n"
+    variables = loaded(tmp_path, dotenv=dotenv, environ={"A": "9"}).variables
+    assert variables == {"A": "9", "B": "two words", "C": "$A", "EMPTY": ""}
+
+
+def test_a_folder_without_files_has_the_defaults(tmp_path: Path) -> None:
+    result = load(tmp_path, environ={})
+    assert {origin.source for origin in result.origins} == {"default"}
+
+
+@pytest.mark.parametrize(
+    ("toml", "says"),
+    [
+        ("nope = 1", "DIR/checkrein.toml: `nope` is an unknown field"),
+        ("[servr]\nport = 1", "`servr` is an unknown field; did you mean `server`?"),
+        ("[server]\nprot = 1", "`server.prot` is an unknown field; did you mean `port`?"),
+        ("[upstreams.m]\nbase_url = 'http://h'\nmodel = 'x'", "`upstreams.m.model` is an unknown field; did you mean"),
+        ("[people.bob]\nrole = ['a']", "`people.bob.role` is an unknown field; did you mean `roles`?"),
+        ("[upstreams.m]\nkind = 'openai'", "`upstreams.m` cannot be used: missing required field `base_url`"),
+        ("[server]\nport = 'x'", "`server.port` cannot be used: expected `int`, got `str`"),
+        ("[server]\nport = 70000", "`server.port` is 70000"),
+        ("[server]\nmax_body_bytes = 5", "`server.max_body_bytes` is below 1024"),
+        ("[server]\ndrain_seconds = -1", "`server.drain_seconds` is negative"),
+        ("[approvals]\nretry_after = 'soon'", "`approvals.retry_after` is not a length of time"),
+        ("server = 1", "`server` cannot be used: expected `table`, got `int`"),
+        ("[[server]]\nport = 1", "`server` cannot be used: expected `table`, got `array`"),
+        ("upstreams = 1", "`upstreams` cannot be used: expected `table`, got `int`"),
+        ("[upstreams]\nm = 1", "`upstreams.m` cannot be used: expected `table`, got `int`"),
+        ("people.bob.roles = 'finance'", "`people.bob.roles` cannot be used: expected `array`, got `str`"),
+        ("people.bob.roles = [1]", "`people.bob.roles[0]` cannot be used: expected `str`, got `int`"),
+        ("[upstreams.m]\nbase_url = 'ftp://h'", "`upstreams.m.base_url` is not an http(s) address"),
+        ("[upstreams.m]\nbase_url = 'http://'", "`upstreams.m.base_url` is not an http(s) address"),
+        ("[upstreams.m]\nbase_url = 'http://h:0'", "`upstreams.m.base_url` is not an http(s) address"),
+        ("[upstreams.m]\nbase_url = 'http://h:99999'", "`upstreams.m.base_url` is not an http(s) address"),
+        ("[upstreams.m]\nbase_url = 'http://h'\nkind = 'x'", "`upstreams.m.kind` is `x`"),
+        ("[upstreams.m]\nbase_url = 'http://h'\nidle_timeout = nan", "`upstreams.m.idle_timeout` is not a positive"),
+        ("[upstreams.m]\nbase_url = 'http://h'\ntotal_timeout = inf", "`upstreams.m.total_timeout` is not a positive"),
+        ("a = = 1", "DIR/checkrein.toml:1:5: not TOML: invalid value"),
+        ("a = 1\na = 2\n", "DIR/checkrein.toml:2:6: not TOML: cannot overwrite a value"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_named_with_its_place(toml: str, says: str, tmp_path: Path) -> None:
+    assert says in refused(tmp_path, toml)
+
+
+@pytest.mark.parametrize("text", ["x", "70000", ""])
+def test_what_is_wrong_in_a_variable_is_named_as_a_variable(text: str, tmp_path: Path) -> None:
+    variables = {"CHECKREIN_SERVER_PORT": text}
+    assert refused(tmp_path, environ=variables).startswith("`CHECKREIN_SERVER_PORT` in the environment ")
+    said = refused(tmp_path, dotenv=f"CHECKREIN_SERVER_PORT={text}\n")
+    assert said.startswith("`CHECKREIN_SERVER_PORT` in DIR/.env ")
+
+
+def test_what_is_wrong_in_a_flag_is_named_as_a_flag(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="`--port` is -1"):
+        loaded(tmp_path, server__port=-1)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [(b"A=1\nfoo bar baz\n", "DIR/.env:2: not a setting"), (b"A=\xff\n", "DIR/.env: not UTF-8")],
+)
+def test_a_dotenv_that_cannot_be_read_is_an_error_and_its_text_is_not_shown(
+    data: bytes, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_bytes(data)
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, environ={})
+    assert str(error.value).replace(str(tmp_path), "DIR") == says
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b'environment = "\xe9"')
+    with pytest.raises(ConfigError, match=r"checkrein\.toml: not UTF-8"):
+        load(tmp_path, environ={})
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        f"base_url = 'http://user:{SECRET}@host/v1'",
+        f"base_url = 'http://host/v1?key={SECRET}'",
+        f"base_url = 'http://host/v1'\napi_key_env = '{SECRET}'",
+        f"base_url = 'http://host/v1'\napi_key = '{SECRET}'",
+        f"base_url = ['{SECRET}']",
+    ],
+)
+def test_a_secret_in_the_wrong_place_is_refused_and_not_repeated(lines: str, tmp_path: Path) -> None:
+    refused(tmp_path, f"[upstreams.m]\n{lines}\n")
+
+
+def test_a_secret_in_a_broken_dotenv_is_not_repeated(tmp_path: Path) -> None:
+    refused(tmp_path, dotenv=f"OPENAI KEY {SECRET}\n")
+
+
+def test_an_upstream_has_one_credential(tmp_path: Path) -> None:
+    both = "[upstreams.m]\nbase_url = 'http://h'\napi_key_env = 'A'\napi_key_file = 'b'"
+    assert "`upstreams.m` names two credentials" in refused(tmp_path, both)
+
+
+def test_variables_that_nothing_reads_are_warned_of_with_what_was_meant(tmp_path: Path) -> None:
+    variables = {"CHECKREIN_SERVER_PROT": "1", "CHECKREIN_QQQ": "1", "CHECKREIN_DIR": "x", "OTHER": "1"}
+    unclear, misspelt = loaded(tmp_path, dotenv="CHECKREIN_API_KEY=x\n", environ=variables).warnings
+    assert unclear == "`CHECKREIN_QQQ` is set but nothing reads it"
+    assert misspelt == "`CHECKREIN_SERVER_PROT` is set but nothing reads it; did you mean `CHECKREIN_SERVER_PORT`?"
+
+
+def test_a_variable_that_holds_a_credential_is_no_mistake(tmp_path: Path) -> None:
+    upstream = "[upstreams.m]\nbase_url = 'http://h'\napi_key_env = 'CHECKREIN_MODEL_KEY'"
+    assert loaded(tmp_path, upstream, environ={"CHECKREIN_MODEL_KEY": SECRET}).warnings == ()
