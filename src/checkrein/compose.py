@@ -183,6 +183,7 @@ def open_system(
         opened.callback(vault.close)
         system = System(folder, directory, loaded, version, source, store, vault)
         recover(store, system.clock)
+        system.approvals.sweep()
         system.reloader.begin()
         with suppress(StoreUnavailable):  # somebody else is busy there: what is left over waits for the next start
             system.payloads.resume()

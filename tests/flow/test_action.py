@@ -126,15 +126,18 @@ def test_an_approval_dies_when_policy_now_denies():
 
 
 def test_reviews_that_the_approval_does_not_discharge_are_asked_anew():
-    fresh = pending("apr_2")
+    fresh, held = pending("apr_2"), approved()
     machine = ActionFlow()
     command = play(
         machine,
         Submitted(),
-        decided(REVIEW, match=approved(), fresh=pending("x")),
+        decided(REVIEW, match=held, fresh=pending("x")),
         decided(REVIEW, fresh=fresh),
     )[-1]
-    assert command == Record(("decision", "approval.requested"), (fresh,))
+    assert isinstance(command, Record)
+    assert command.kinds == ("decision", "approval.cancelled", "approval.requested")
+    dead, opened = command.approvals
+    assert (dead.id, dead.state, opened) == (held.id, ApprovalState.CANCELLED, fresh)
 
 
 def test_an_approval_past_its_deadline_is_not_taken():

@@ -11,7 +11,20 @@ from pathlib import Path
 import msgspec
 import typer
 
-from checkrein.cli import approvals, audit, bundle, decide, folder, keys, policies, run
+from checkrein.cli import (
+    analysis,
+    approvals,
+    audit,
+    bundle,
+    decide,
+    evidence,
+    folder,
+    keys,
+    policies,
+    privacy,
+    replay,
+    run,
+)
 from checkrein.cli.common import ReaderGone, examples, reason, report
 from checkrein.model import CheckreinError, LedgerInvalid
 
@@ -53,9 +66,13 @@ run.register(app)
 folder.register(app)
 decide.register(app)
 policies.register(app)
+analysis.register(app)
+replay.register(app)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(audit.app, name="audit")
 audit.register(app)
+evidence.register(audit.app)
+privacy.register(audit.app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(bundle.app, name="bundle")
 

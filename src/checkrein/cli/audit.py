@@ -38,6 +38,7 @@ Trace = Annotated[str, typer.Option(metavar="ID", help="Only this trace id.")]
 class ExportFormat(enum.StrEnum):
     JSONL = "jsonl"
     CSV = "csv"
+    TLOG = "tlog"
 
 
 def register(app: typer.Typer) -> None:
@@ -102,6 +103,10 @@ def list_(
 )
 def show(
     id: Annotated[str, typer.Argument(metavar="ID", help="The record's sequence number, or its id `rec_...`.")],
+    decrypt: Annotated[
+        bool, typer.Option("--decrypt", help="Open what was asked and answered too; for auditors, and recorded.")
+    ] = False,
+    person: Annotated[str, typer.Option("--as", metavar="PERSON", help="Who reads; needs the role `auditor`.")] = "",
     dir: Dir = HERE,
     data: Data = None,
     output: Format = Output.JSON,
@@ -110,6 +115,10 @@ def show(
     with _trail(dir, data) as trail:
         record = trail.show(id)
     value = _value(record)
+    if decrypt:
+        from checkrein.cli.privacy import revealed
+
+        value = {**value, "payload": revealed(id, person=person, dir=dir, data=data)}
     if output is Output.JSON:
         print_json(value)
     else:
@@ -166,11 +175,15 @@ def _key(path: Path | None) -> str:
     ),
 )
 def export(
-    format: Annotated[ExportFormat, typer.Option("--format", help="jsonl has the exact bytes; csv is for tables.")] = (
-        ExportFormat.JSONL
-    ),
+    format: Annotated[
+        ExportFormat,
+        typer.Option("--format", help="jsonl has the exact bytes, csv is for tables, tlog proves itself to strangers."),
+    ] = ExportFormat.JSONL,
     to: Annotated[
-        Path | None, typer.Option("--to", metavar="FILE", help="The file to write.", show_default="standard output")
+        Path | None,
+        typer.Option(
+            "--output", "--to", metavar="PATH", help="The file, or for tlog the folder.", show_default="standard output"
+        ),
     ] = None,
     user: User = "",
     trace: Trace = "",
@@ -178,9 +191,12 @@ def export(
     dir: Dir = HERE,
     data: Data = None,
 ) -> None:
-    """Export records, oldest first. A file appears only when it is complete."""
+    """Export records, oldest first. A file or folder appears only when it is complete."""
     from checkrein.ports import RecordQuery
 
+    if format is ExportFormat.TLOG:
+        _export_tlog(to, dir, data, filtered=bool(user or trace or kind))
+        return
     query = RecordQuery(user=user, trace_id=trace, kinds=_kinds(kind))
     count = 0
     with _trail(dir, data) as trail, _target(to) as out:
@@ -190,6 +206,16 @@ def export(
     if to is not None:
         records = count - (format is ExportFormat.CSV)
         say(f"{records} record{'' if records == 1 else 's'} written to {to}")
+
+
+def _export_tlog(to: Path | None, dir: Path, data: Path | None, *, filtered: bool) -> None:
+    from checkrein.cli.evidence import export_tlog
+
+    if to is None:
+        raise BadRequest("a tlog export is a folder", hint="name a new one with `--output DIR`")
+    if filtered:
+        raise BadRequest("a tlog export has every record", hint="leave the filters out, or choose jsonl or csv")
+    export_tlog(to, dir=dir, data=data)
 
 
 def activity(

@@ -10,7 +10,7 @@ import typer
 
 from checkrein.cli.common import HERE, Data, Dir, Format, Output, emit, examples, plain, print_json, reason, say
 from checkrein.cli.tables import print_table
-from checkrein.model import ConfigError, PolicyInvalid
+from checkrein.model import CheckreinError, ConfigError, PolicyInvalid
 
 Folder = Annotated[Path | None, typer.Argument(metavar="DIR", help="The governance folder.", show_default="--dir")]
 
@@ -74,10 +74,19 @@ def init(folder: Folder = None, dir: Dir = HERE, data: Data = None, output: Form
     say(f"  checkrein serve {where}")
 
 
-def check(folder: Folder = None, dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE) -> None:
+def check(
+    folder: Folder = None,
+    analyze: Annotated[
+        bool, typer.Option("--analyze/--no-analyze", help="Look for rules that cannot work; needs checkrein[analysis].")
+    ] = True,
+    dir: Dir = HERE,
+    data: Data = None,
+    output: Format = Output.TABLE,
+) -> None:
     """Load the folder strictly and name every problem with file and line. Exits 5 on any.
 
-    Broken Cedar, unknown attributes and effects, missing ids, unknown fields in checkrein.toml. Nothing is recorded.
+    Broken Cedar, unknown attributes and effects, missing ids, unknown fields in checkrein.toml. With z3 installed also
+    policies that can never fire, that a stricter one always covers, or that contradict each other. Nothing is recorded.
     """
     from checkrein import config
     from checkrein.compose import load_bundle
@@ -95,6 +104,10 @@ def check(folder: Folder = None, dir: Dir = HERE, data: Data = None, output: For
     try:
         bundle = load_bundle(target)
         warnings += bundle.warnings
+        if analyze:
+            found, notes = _analysed(target)
+            problems += found
+            warnings += notes
     except PolicyInvalid as error:
         problems += error.problems or (str(error),)
     if output is Output.JSON:
@@ -117,6 +130,18 @@ def check(folder: Folder = None, dir: Dir = HERE, data: Data = None, output: For
     if output is Output.TABLE:
         counts = f"{len(bundle.policies)} policies, {len(bundle.manifests.names())} tools, {len(bundle.cases)} tests"
         emit(f"ok: {counts}; {bundle.digest}")
+
+
+def _analysed(target: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the solver finds: dead, shadowed and contradictory policies, broken invariants. Without it, one note."""
+    from checkrein.cli.analysis import analyze
+
+    try:
+        return analyze(target)
+    except PolicyInvalid:
+        raise
+    except CheckreinError as error:
+        return (), (f"not analysed: {error} ({error.hint})",)
 
 
 def test(

@@ -234,13 +234,19 @@ class ActionFlow:
         return self._allowed(event.now_us)
 
     def _review(self, event: Decided, usable: Approval | None) -> tuple[State, Command]:
+        kinds, approvals = ["decision"], list[Approval]()
+        if self._held is not None:  # it proved too little: it must not run the action beside the one that opens now
+            kinds.append("approval.cancelled")
+            approvals.append(move(self._held, ApprovalEvent.WITHDRAWAL, event.now_us))
         if usable is not None and usable.state is ApprovalState.PENDING:
             self.approval = usable
-            return State.RECORDING_REVIEW, Record(("decision",))
-        if event.fresh is None:
+        elif event.fresh is None:
             raise IllegalEvent("a review needs a fresh approval to open")
-        self.approval = event.fresh
-        return State.RECORDING_REVIEW, Record(("decision", "approval.requested"), (event.fresh,))
+        else:
+            self.approval = event.fresh
+            kinds.append("approval.requested")
+            approvals.append(event.fresh)
+        return State.RECORDING_REVIEW, Record(tuple(kinds), tuple(approvals))
 
     def _allowed(self, now_us: int) -> tuple[State, Command]:
         taken = move(self._held, ApprovalEvent.TAKEN, now_us) if self._held is not None else None

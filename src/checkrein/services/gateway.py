@@ -19,6 +19,7 @@ import msgspec
 
 from checkrein.decide.redact import Placeholders, redact_json
 from checkrein.flow import action as flow
+from checkrein.flow.approval import Approval
 from checkrein.flow.approval import State as ApprovalState
 from checkrein.ledger import Draft, Record
 from checkrein.model import (
@@ -118,9 +119,10 @@ class Gateway:
         except asyncio.CancelledError:
             governed.ended("cancelled", error="cancelled")
             raise
-        except Exception as error:
+        except BaseException as error:
             if governed.end()[0] == "ok":
-                governed.ended("failed", error=type(error).__name__)
+                stopped = not isinstance(error, Exception)
+                governed.ended("cancelled" if stopped else "failed", error=type(error).__name__)
             raise
         finally:
             if governed.turn is not None:
@@ -302,7 +304,7 @@ class Gateway:
             elif kind == "execution.started":
                 drafts.append(records.started(clean, decision, owner=self._owner))
             else:
-                drafts.append(records.approval(kind, command.approvals[0], key=self._key))
+                drafts.append(records.approval(kind, _meant(kind, command), key=self._key))
         return Unit(tuple(drafts), tuple(save(approval) for approval in command.approvals))
 
     def _write(self, unit: Unit, payload: Payload | None = None) -> Steps[flow.Event]:
@@ -337,7 +339,7 @@ class Gateway:
                 payload=payload,
             )
             if kind == "execution.finished"
-            else records.approval(kind, command.approvals[0], key=self._key)
+            else records.approval(kind, _meant(kind, command), key=self._key)
             for kind in command.kinds
         ]
         unit = Unit(tuple(drafts), tuple(save(approval) for approval in command.approvals))
@@ -350,6 +352,19 @@ class Gateway:
                 "the action ran but its end could not be recorded",
                 hint="it stands as started in the ledger and becomes `execution.unknown`; check what it did",
             )
+
+
+#: the state of the approval that a record is about
+_STATES = {
+    "approval.requested": ApprovalState.PENDING,
+    "approval.cancelled": ApprovalState.CANCELLED,
+    "approval.used": ApprovalState.USED,
+}
+
+
+def _meant(kind: str, command: flow.Record) -> Approval:
+    """The approval of the command that a record of this kind is about."""
+    return next(approval for approval in command.approvals if approval.state is _STATES[kind])
 
 
 def _decision(machine: flow.ActionFlow) -> Decision:

@@ -9,6 +9,7 @@ again inside every transaction.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections import deque
@@ -81,6 +82,8 @@ class Writer:
         self._path = path
         self._stamper = stamper
         self._busy_s = busy_s
+        #: a forked child has no writer thread: its writes would wait for ever
+        self._pid = os.getpid()
         self._queue_limit = queue_limit
         self._on_commit = on_commit
         self._queue: deque[_Job] = deque()
@@ -105,6 +108,10 @@ class Writer:
             job = _Job(tuple(prepare(draft) for draft in unit.drafts), checked(unit.saves), future)
         except ValueError as error:
             future.set_exception(unrecordable(error))
+            return future
+        if os.getpid() != self._pid:
+            hint = "open the store again in the child"
+            future.set_exception(StoreUnavailable("the store was opened by the parent of this process", hint=hint))
             return future
         with self._wake:
             if self._closing:
@@ -189,10 +196,7 @@ class Writer:
     def _transact(self, jobs: list[_Job]) -> _Batch:
         if self._doubts:
             self._settle()
-        if self._connection is None:
-            self._connection = connect(self._path, busy_s=0)
-            self._connection.set_wal_hook(self._grown)
-        connection = self._connection
+        connection = self._connect()
         self._begin(connection)
         frontier, last_us = read_frontier(connection)
         batch = _Batch(frontier, self._stamper.now_us(last_us))
@@ -212,6 +216,12 @@ class Writer:
         connection.execute("COMMIT")
         self._committing = None
         return batch
+
+    def _connect(self) -> apsw.Connection:
+        if self._connection is None:
+            self._connection = connect(self._path, busy_s=0)
+            self._connection.set_wal_hook(self._grown)
+        return self._connection
 
     def _begin(self, connection: apsw.Connection) -> None:
         deadline = time.monotonic() + self._busy_s
@@ -284,8 +294,7 @@ class Writer:
                 self._settle()
                 if batch and batch.records:
                     seq, id = batch.records[-1][:2]
-                    connection = self._connection = connect(self._path, busy_s=0)
-                    if connection.execute("SELECT id FROM record WHERE seq = ?", (seq,)).get == id:
+                    if self._connect().execute("SELECT id FROM record WHERE seq = ?", (seq,)).get == id:
                         return batch
         return None
 
@@ -295,7 +304,7 @@ class Writer:
         The connection that failed knows best where the acknowledged part of the WAL ends: a new one would read
         on, and find the refused units. It is only given up when it fails again and again.
         """
-        connection = self._connection = self._connection or connect(self._path, busy_s=0)
+        connection = self._connect()
         try:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
