@@ -1,4 +1,4 @@
-"""`python -m benchmarks [decision|proxy ...]`."""
+"""`python -m benchmarks [decision|proxy|ledger ...] [--million]`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import platform
 import sys
 from os import cpu_count
 
-from benchmarks import decision, proxy
+from benchmarks import decision, ledger, proxy
 
-ALL = {"decision": decision.main, "proxy": proxy.main}
+ALL = {"decision": decision.main, "proxy": proxy.main, "ledger": ledger.main}
 
 
 def main() -> int:
-    chosen = sys.argv[1:] or list(ALL)
+    chosen = [name for name in sys.argv[1:] if not name.startswith("--")] or list(ALL)
     unknown = [name for name in chosen if name not in ALL]
     if unknown:
         print(f"no benchmark `{unknown[0]}`; choose from {', '.join(ALL)}", file=sys.stderr)
