@@ -8,6 +8,7 @@ import pty
 import re
 import select
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -74,6 +75,18 @@ def test_a_narrow_block_says_who_approved_and_who_has_not():
 # --- the whole run --------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def found_by_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+
+
+def test_a_program_that_the_shell_does_not_find_is_named_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / ".venv/bin/checkrein")])
+    monkeypatch.chdir(tmp_path)
+    assert "\n  .venv/bin/checkrein audit verify --dir " in play(tmp_path / "governance", 160)[0]
+
+
 def play(folder: Path, width: int, *, terminal: bool = False) -> tuple[str, str]:
     out, printed = screen(width, force_terminal=terminal)
     err, said = screen(width)
@@ -91,15 +104,15 @@ def test_a_run_prints_the_table_the_verdict_on_the_ledger_and_commands_to_copy(t
     assert len(re.findall(r"\b[0-9a-f]{32}\b", table)) == len(CASES)
     assert re.match(r"\d+ records verify; the checkpoint of \d+ is signed and fits\n", rest)
     commands = [line.strip() for line in rest.splitlines() if line.startswith("  checkrein ")]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
-        words = shlex.split(command.removesuffix(", and run the demo again"))
-        assert words[-2:] == ["--dir", str(folder)]
+        assert shlex.split(command)[-2:] == ["--dir", str(folder)]
     system = open_system(folder)
     (waiting,) = system.approvals.all()
     system.close()
     assert commands[0].startswith(f"checkrein approvals show {waiting.id} ")
     assert commands[1].startswith(f"checkrein approvals approve {waiting.id} --as privacy-officer ")
+    assert commands[2].startswith("checkrein demo ")
 
 
 def test_on_a_terminal_the_table_grows_and_stands_whole_at_the_end(tmp_path: Path):

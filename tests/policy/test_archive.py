@@ -24,6 +24,7 @@ FILES = {
     "policies/b.cedar": b'@id("b") @owner("x") @reason("x") forbid (principal, action == Action::"pay", resource);',
     "tests/t.yaml": b"tests: []\n",
     "tools.yaml": b"tools:\n  pay: {effects: [irreversible], input: {amount: integer}}\n",
+    "tools/mcp.json": b'{"tools": [{"name": "read_file", "inputSchema": {"type": "object", "properties": {}}}]}',
 }
 CREATED = "2026-01-31T09:00:00Z"
 KEY, OTHER = SigningKey(bytes(32)), SigningKey(b"1" * 32)
@@ -63,7 +64,8 @@ def test_the_same_folder_gives_the_same_bytes() -> None:
 def test_only_what_the_digest_names_stands_in_it() -> None:
     assert built({**FILES, "golden/x.jsonl": b"[]", "checkrein.toml": b"y", "README.md": b""}) == built()
     assert [*members(SIGNED)] == [
-        MANIFEST, SIGNATURE, "policies/a.cedar", "policies/b.cedar", "tests/t.yaml", "tools.yaml"
+        MANIFEST, SIGNATURE, "policies/a.cedar", "policies/b.cedar", "tests/t.yaml", "tools.yaml",
+        "tools/mcp.json",
     ]  # fmt: skip
 
 

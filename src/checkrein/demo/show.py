@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -134,9 +136,22 @@ def _next_steps(folder: Path, data: Path | None, commands: list[str], sandbox: P
     _line(out, "")
     _line(out, "try next:")
     for command in (*commands, "activity", "audit verify"):
-        again = ", and run the demo again" if command.startswith("approvals approve") else ""
-        _line(out, f"  checkrein {command} {where}{again}")
+        _line(out, f"  {_program()} {command} {where}")
+        if command.startswith("approvals approve"):
+            _line(out, f"  {_program()} demo {where}")
     _line(out, f"  edit {folder / 'policies'} and run the demo again; what the tools did stands in {sandbox}")
+
+
+def _program() -> str:
+    """How this program can be called from here: by its name where the shell finds it, else by its path."""
+    if shutil.which("checkrein"):
+        return "checkrein"
+    own = Path(sys.argv[0])
+    if own.name != "checkrein":
+        return f"{shlex.quote(sys.executable)} -m checkrein"
+    with contextlib.suppress(ValueError):
+        own = own.absolute().relative_to(Path.cwd())
+    return shlex.quote(str(own))
 
 
 def _line(console: Console, text: str) -> None:

@@ -2,7 +2,7 @@
 
     manifest.json        `BundleManifest`: serial, parent, the SHA-256 of every file
     manifest.sig.json    a DSSE envelope over the bytes of manifest.json
-    policies/*.cedar  tests/*.yaml  tools.yaml
+    policies/*.cedar  tests/*.yaml  tools.yaml  tools/*.json
 
 It holds what the bundle's digest names and nothing else: settings and golden data belong to a deployment. POSIX ustar,
 members sorted by name, mode 0644, times and owners zero, two zero blocks at the end: the same files with the same
@@ -40,7 +40,7 @@ _BLOCK = 512
 _END = bytes(2 * _BLOCK)
 _MAX_NAME = 100
 _PLAIN = r"(?!\.)[^/\\\x00-\x1f\x7f]+"
-_FILE = re.compile(rf"tools\.yaml|policies/{_PLAIN}\.cedar|tests/{_PLAIN}\.yaml")
+_FILE = re.compile(rf"policies/{_PLAIN}\.cedar|tests/{_PLAIN}\.yaml|tools\.yaml|tools/{_PLAIN}\.json")
 _SIZE = re.compile(rb"[0-7]{11}\0")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _CREATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
@@ -80,7 +80,7 @@ def build(files: Mapping[str, bytes], *, serial: int, created: str, parent: str 
     if digest != digest_of(files):
         raise PolicyInvalid(
             "a file has a name that cannot stand in a bundle",
-            hint="name policies `policies/NAME.cedar` and tests `tests/NAME.yaml`, in no deeper folder",
+            hint="name it `policies/NAME.cedar`, `tests/NAME.yaml` or `tools/NAME.json`, in no deeper folder",
         )
     manifest = BundleManifest(
         format=FORMAT,
