@@ -232,7 +232,8 @@ def validate(text: str, file: str, schema: cedarpy.Schema) -> tuple[str, ...]:
     """Cedar's strict validation of a file that parses, each error with the line of its policy."""
     parts = segments(text)
     problems = []
-    for error in cedarpy.validate_policies(text, schema).errors:
+    # seconds for thousands of policies: a server that loads a new version goes on answering meanwhile
+    for error in cedarpy.validate_policies(text, schema, release_gil=True).errors:
         message = error.error.removeprefix(f"for policy `{error.policy_id}`, ")
         line = _segment(parts, error.policy_id).line if error.policy_id else 1
         problems.append(problem(f"{file}:{line}", message, _hint(message)))

@@ -35,6 +35,7 @@ _ROWS = (
     " FROM record WHERE seq >= ? AND seq < ? ORDER BY seq"
 )
 
+_Helper = subprocess.Popen[bytes]
 Runs = list[Section | None]
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Runs)
@@ -63,21 +64,25 @@ def walked(connection: apsw.Connection, database: Path, size: int) -> Iterator[I
     try:
         yield _joined(connection, size, helpers)
     finally:
-        for helper in helpers:
+        for helper in filter(None, helpers):
             helper.kill()
             helper.wait()
             if helper.stdout is not None:
                 helper.stdout.close()
 
 
-def _start(command: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+def _start(command: list[str]) -> _Helper | None:
+    try:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    except OSError:
+        return None  # its share is done here
 
 
-def _joined(connection: apsw.Connection, size: int, helpers: list[subprocess.Popen[bytes]]) -> Iterator[Runs]:
+def _joined(connection: apsw.Connection, size: int, helpers: list[_Helper | None]) -> Iterator[Runs]:
     for number, start in enumerate(range(0, size, SPAN)):
         end = min(start + SPAN, size)
-        answer = _receive(helpers[number % len(helpers)].stdout) if helpers else None
+        helper = helpers[number % len(helpers)] if helpers else None
+        answer = _receive(helper.stdout) if helper else None
         expected = -(-(end - start) // RUN)
         yield answer if answer is not None and len(answer) == expected else runs(connection, start, end)
 

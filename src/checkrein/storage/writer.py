@@ -36,7 +36,7 @@ WAL_PAGES = 1000
 #: so often a connection on which the disk refused is asked to settle before another one is
 _SETTLE_TRIES = 16
 
-_ENDS = ("execution.started", "execution.finished", "execution.unknown")
+_ENDS = ("execution.finished", "execution.unknown")
 _Cell = str | bytes | int | None
 
 _INSERT = "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -63,7 +63,9 @@ class _Batch:
         self.ts_us = ts_us
         self.records: list[tuple[_Cell, ...]] = []
         self.spine: list[tuple[int, bytes]] = []
-        self.running: list[tuple[str, int | None]] = []
+        #: executions that start in this batch, and all that end in it
+        self.started: dict[str, int] = {}
+        self.ended: set[str] = set()
         self.answers: list[tuple[Written, tuple[Record, ...] | CheckreinError]] = []
 
 
@@ -204,11 +206,8 @@ class Writer:
             batch.answers.append((job.future, self._apply(connection, batch, job)))
         connection.executemany(_INSERT, batch.records)
         connection.executemany("INSERT OR REPLACE INTO spine VALUES (?, ?)", batch.spine)
-        for evaluation, seq in batch.running:
-            if seq is None:
-                connection.execute("DELETE FROM running WHERE evaluation = ?", (evaluation,))
-            else:
-                connection.execute("INSERT OR IGNORE INTO running VALUES (?, ?)", (evaluation, seq))
+        connection.executemany("DELETE FROM running WHERE evaluation = ?", [(ended,) for ended in batch.ended])
+        connection.executemany("INSERT OR IGNORE INTO running VALUES (?, ?)", batch.started.items())
         connection.execute(
             "UPDATE head SET frontier = ?, ts_us = ? WHERE one = 1", (batch.frontier.to_bytes(), batch.ts_us)
         )
@@ -251,9 +250,11 @@ class Writer:
             batch.records.append(_columns(draft, record, leaf))
             if batch.frontier.size % SPINE_STEP == 0:
                 batch.spine.append((batch.frontier.size, batch.frontier.nodes[-1]))
-            if record.kind in _ENDS and draft.facets.evaluation:
-                seq = record.seq if record.kind == "execution.started" else None
-                batch.running.append((draft.facets.evaluation, seq))
+            if record.kind == "execution.started" and draft.facets.evaluation:
+                batch.started.setdefault(draft.facets.evaluation, record.seq)
+            elif record.kind in _ENDS and draft.facets.evaluation:
+                batch.started.pop(draft.facets.evaluation, None)
+                batch.ended.add(draft.facets.evaluation)
         return placed
 
     def _place(self, batch: _Batch, job: _Job) -> tuple[Record, ...]:
