@@ -15,6 +15,8 @@ from typing import Any
 import apsw
 import pytest
 
+from checkrein.compose import SystemClock
+from checkrein.ledger import Draft
 from checkrein.model import ConfigError, LedgerInvalid, StoreUnavailable
 from checkrein.ports import RecordQuery, Unit
 from checkrein.services.audit import Audit
@@ -379,3 +381,19 @@ def test_a_store_opened_for_reading_reads_beside_a_writer(open_sqlite: Open, mad
     assert [record.kind for record in reader.records(ALL)] == ["x"]
     assert not hasattr(reader, "commit")
     reader.close()
+
+
+def test_a_store_that_is_moved_away_takes_nothing_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "data", SystemClock())
+    try:
+        store.commit(Unit(drafts=(Draft("x", "", {}),))).result()
+        database = tmp_path / "data/ledger.db"
+        database.rename(tmp_path / "away.db")
+        with pytest.raises(StoreUnavailable, match="moved, deleted or replaced"):
+            store.commit(Unit(drafts=(Draft("x", "", {}),))).result()
+        assert not store.writable()
+        (tmp_path / "away.db").rename(database)
+        store.commit(Unit(drafts=(Draft("x", "", {}),))).result()
+        assert store.writable()
+    finally:
+        store.close()

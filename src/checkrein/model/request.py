@@ -95,18 +95,19 @@ class Request(msgspec.Struct, frozen=True):
         return value if isinstance(value, str) else ""
 
     def action_hash(self, bundle: str) -> str:
-        """SHA-256 (hex) of what an approval is bound to, `checkrein.action.v1`.
+        """SHA-256 (hex) of what an approval is bound to, `checkrein.action.v2`.
 
-        Subject, agent, action with all its arguments, resource and the policy version; no prose, no transient
-        ids. What differs here is another action and needs another approval.
+        Subject, agent, action and resource with all their properties, scope, environment and the policy version; no
+        prose, no transient ids. What differs here is another action and needs another approval.
         """
         fields = {
-            "v": "checkrein.action.v1",
+            "v": "checkrein.action.v2",
             "subject": [self.subject.type, self.subject.id],
             "agent": self.agent_id,
-            "action": self.action.name,
-            "input": fold(self.action.input),
-            "resource": [self.resource.type, self.resource.id],
+            "action": [self.action.name, fold({**self.action.properties, "input": self.action.input})],
+            "resource": [self.resource.type, self.resource.id, fold(self.resource.properties)],
+            "scope": fold(self.context.get("scope")),
+            "environment": fold(self.context.get("environment")),
             "policy": bundle,
         }
         return hashlib.sha256(canonical(fields)).hexdigest()

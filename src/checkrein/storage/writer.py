@@ -69,6 +69,14 @@ class _Batch:
         self.answers: list[tuple[Written, tuple[Record, ...] | CheckreinError]] = []
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 class Writer:
     """`on_commit` hears the number of records after each transaction. All methods are thread-safe."""
 
@@ -86,6 +94,8 @@ class Writer:
         self._busy_s = busy_s
         #: a forked child has no writer thread: its writes would wait for ever
         self._pid = os.getpid()
+        #: device and inode of the database as this process found it
+        self._file = _identity(path)
         self._queue_limit = queue_limit
         self._on_commit = on_commit
         self._queue: deque[_Job] = deque()
@@ -154,6 +164,13 @@ class Writer:
                 self._wake.wait()
 
     def _write(self, jobs: list[_Job]) -> None:
+        if self._file is not None and _identity(self._path) != self._file:
+            # the open file would take the write, and nobody would ever find the record
+            self.healthy = False
+            hint = "stop this process, put the store back, and start again"
+            for job in jobs:
+                job.future.set_exception(StoreUnavailable("the store was moved, deleted or replaced", hint=hint))
+            return
         try:
             batch = self._transact(jobs)
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers must hear that nothing was written
