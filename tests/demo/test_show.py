@@ -203,7 +203,7 @@ def test_nothing_in_a_request_steers_the_terminal(monkeypatch: pytest.MonkeyPatc
     assert not set("\x1b\x07\r\u202e") & set(printed)
 
 
-def test_at_a_real_terminal_a_typed_yes_approves(tmp_path: Path):
+def test_at_a_real_terminal_a_person_is_asked_about_every_review(tmp_path: Path):
     folder = tmp_path / "governance"
     terminal, theirs = pty.openpty()
     command = [sys.executable, "-m", "checkrein", "demo", "--interactive", "--dir", str(folder)]
@@ -212,8 +212,11 @@ def test_at_a_real_terminal_a_typed_yes_approves(tmp_path: Path):
         os.close(theirs)
         try:
             printed = read_until(terminal, "[l]eave it open: ")
+            assert "9 requests go out as `demo-user`" in printed
             assert CASES[2].prompt in printed
             os.write(terminal, b"y\n")
+            assert CASES[8].prompt in read_until(terminal, "[l]eave it open: ")
+            os.write(terminal, b"n\n")
             printed = read_until(terminal, None)
             demo.wait(30)
         finally:
@@ -226,6 +229,7 @@ def test_at_a_real_terminal_a_typed_yes_approves(tmp_path: Path):
     try:
         used = system.approvals.all(State.USED)
         assert [vote.auth for each in used for vote in each.votes] == ["terminal"]
+        assert len(system.approvals.all(State.DENIED)) == 1
     finally:
         system.close()
 

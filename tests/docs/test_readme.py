@@ -78,6 +78,8 @@ def serve(command: str, cwd: Path) -> None:
     )
     assert process.stderr is not None
     with process.stderr:
+        said = process.stderr.readline()
+        assert said.startswith("upstream `default`: https://")
         assert "listening on http://127.0.0.1:" in process.stderr.readline()
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0

@@ -13,6 +13,8 @@ from checkrein.model import BadRequest, PolicyInvalid
 
 LINE_WIDTH = 100
 INDENT = 2
+#: stands above all policies, and is not repeated below each condition
+LABELS = "context.labels"
 
 
 def register(app: typer.Typer) -> None:
@@ -55,10 +57,14 @@ def explain(
             emit(plain(f"  reason: {item.reason}"))
         if not item.scope:
             emit(plain("  its principal or resource is another"))
+        told = {LABELS}
         for condition in item.conditions:
-            emit(plain(f"  {condition.verdict}  {condition.text}"))
+            stopped = condition.text.startswith("unless ") and condition.verdict == "true"
+            emit(plain(f"  {condition.verdict}  {condition.text}{'  (so it does not apply)' if stopped else ''}"))
             for path, value in condition.values.items():
-                emit(plain(f"      {path} = {msgspec.json.encode(value).decode()}"))
+                if path not in told:
+                    emit(plain(f"      {path} = {msgspec.json.encode(value).decode()}"))
+                told.add(path)
         if item.otherwise:
             what = "without it" if item.state != "not satisfied" else "if it were satisfied"
             emit(plain(f"  {what}: {item.otherwise}"))

@@ -101,6 +101,8 @@ def serve(
             say("no keys yet: make one with `checkrein keys create NAME`")
         if not opened.config.upstreams:
             say("no upstream yet: add `[upstreams.NAME]` to checkrein.toml; decisions work without one")
+        for name, given in sorted(opened.config.upstreams.items()):
+            say(f"upstream `{name}`: {given.base_url}, models {', '.join(given.models) or 'none'}")
         _log_to_stderr()
         with opened.watching() as watch, _on_hangup(watch.nudge):
             run(
@@ -108,10 +110,13 @@ def serve(
                 server.host,
                 server.port,
                 grace_s=server.drain_seconds,
-                on_listening=lambda url: say(f"listening on {url}, policy {opened.pdp.bundle.digest[:19]}"),
+                on_listening=lambda url: say(
+                    f"listening on {url}, governed by {opened.folder}, policy {opened.pdp.bundle.digest[:19]}"
+                ),
             )
     finally:
         opened.close()
+    say("stopped")
 
 
 @contextmanager

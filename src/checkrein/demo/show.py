@@ -6,8 +6,10 @@ import contextlib
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,7 +18,19 @@ from rich.table import Table
 from rich.text import Text
 
 from checkrein.compose import verify_ledger
-from checkrein.demo.scenario import CASES, Approver, Row, Stage, at_terminal, prepare, simulated, stage, who_may
+from checkrein.demo.scenario import (
+    CASES,
+    USER,
+    Approver,
+    Case,
+    Row,
+    Stage,
+    at_terminal,
+    prepare,
+    simulated,
+    stage,
+    who_may,
+)
 from checkrein.flow.approval import Approval
 from checkrein.model import ConfigError
 
@@ -45,7 +59,14 @@ def run(folder: Path, *, data: Path | None, interactive: bool, who: str, out: Co
         _line(err, "")
         system = running.system
         approver = at_terminal(system, lambda approval: ask(approval, out), who) if interactive else simulated(system)
-        rows = _show(running, approver, out, live=out.is_terminal and not interactive)
+        if interactive:
+            _line(
+                out,
+                f"{len(CASES)} requests go out as `{USER}`. Where policy asks for people, you are asked: you stand for",
+            )
+            _line(out, f"every role as `{who}`, and see exactly what would run. The table follows at the end.")
+        cases = [msgspec.structs.replace(case, left=False) if interactive else case for case in CASES]
+        rows = _show(running, cases, approver, out, live=out.is_terminal and not interactive)
         waiting = [system.approvals.get(row.waiting) for row in rows if row.waiting][:1]
         commands = [
             command
@@ -54,20 +75,22 @@ def run(folder: Path, *, data: Path | None, interactive: bool, who: str, out: Co
         ]
         sandbox = running.sandbox.root
     report = verify_ledger(folder, data=data)
+    if out.width >= TABLE_WIDTH:
+        _line(out, "")  # blocks end with one
     _line(out, f"ledger: {report.require().summary()}")
     _next_steps(folder, data, commands, sandbox, out)
 
 
-def _show(running: Stage, approver: Approver, out: Console, *, live: bool) -> list[Row]:
+def _show(running: Stage, cases: Sequence[Case], approver: Approver, out: Console, *, live: bool) -> list[Row]:
     rows: list[Row] = []
     if not live:
-        rows += [running.send(case, approver) for case in CASES]
+        rows += [running.send(case, approver) for case in cases]
         out.print(view(rows, "", out.width))
         return rows
-    with Live(view(rows, CASES[0].prompt, out.width), console=out, auto_refresh=False) as screen:
-        for index, case in enumerate(CASES):
+    with Live(view(rows, cases[0].prompt, out.width), console=out, auto_refresh=False) as screen:
+        for index, case in enumerate(cases):
             rows.append(running.send(case, approver))
-            upcoming = CASES[index + 1].prompt if index + 1 < len(CASES) else ""
+            upcoming = cases[index + 1].prompt if index + 1 < len(cases) else ""
             screen.update(view(rows, upcoming, out.width), refresh=True)
     return rows
 

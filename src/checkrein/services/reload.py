@@ -34,6 +34,8 @@ from checkrein.services.pdp import Asked, Pdp
 log = logging.getLogger("checkrein.policy")
 
 CHANGED, REJECTED = "policy.changed", "policy.rejected"
+#: problems of a rejected version that the log and `/readyz` name
+TOLD_PROBLEMS = 3
 
 
 class Edition(msgspec.Struct, frozen=True):
@@ -256,7 +258,9 @@ class Reloader:
             self._warn(f"a new version is rejected, which cannot be recorded: {unavailable}")
             return
         self._settled = self._seen
-        self._warn(f"the version offered is rejected, {before} stays active; {count}: {one_line}")
+        told = "; ".join(" ".join(problem.split()) for problem in problems[:TOLD_PROBLEMS])
+        more = "; `checkrein check` names the rest" if len(problems) > TOLD_PROBLEMS else ""
+        self._warn(f"the version offered is rejected, {before} stays active; {count}: {told}{more}")
 
     def _warn(self, text: str) -> None:
         warnings = (f"policy: {text}",)
