@@ -2,6 +2,7 @@
 
 `action`    one governed action, from submission to the recorded end
 `approval`  a durable request to people: pending, decided, used
+`rollout`   traffic on its way from a stable arm to a canary, and back; `window` is what was counted of both
 
 An illegal event raises and changes nothing. The diagrams in `docs/flow.md` are drawn from the tables. Who calls
 the disk, the network and the clock is `services`. Start with `action`.

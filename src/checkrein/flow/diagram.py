@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from checkrein.flow import action, approval
+from checkrein.flow import action, approval, rollout
 
 
 def _name(state: str) -> str:
@@ -30,6 +30,18 @@ def approval_diagram() -> str:
     return "\n".join(lines)
 
 
+def rollout_diagram() -> str:
+    """The life of one rollout."""
+    lines = ["stateDiagram-v2"]
+    lines += [f"    [*] --> {_name(state)}" for state in (rollout.State.SHADOW, rollout.State.LIVE)]
+    for state, steps in rollout.TRANSITIONS.items():
+        for event, targets in steps.items():
+            lines += [f"    {_name(state)} --> {_name(target)}: {event.value}" for target in targets]
+        if not steps:
+            lines.append(f"    {_name(state)} --> [*]")
+    return "\n".join(lines)
+
+
 def page() -> str:
     """The whole of `docs/flow.md`."""
     return (
@@ -40,7 +52,10 @@ def page() -> str:
         "There is no way to `executing` that does not lead through `recording the start`: the decision and the\n"
         "start are durable before anything runs.\n\n"
         "## One approval\n\n"
-        f"```mermaid\n{approval_diagram()}\n```\n"
+        f"```mermaid\n{approval_diagram()}\n```\n\n"
+        "## One rollout\n\n"
+        f"```mermaid\n{rollout_diagram()}\n```\n\n"
+        "A policy bundle begins in the shadow, another version of an upstream live, at the first stage.\n"
     )
 
 
