@@ -63,11 +63,21 @@ SETTABLE = [
 ]
 
 
+#: another value, where neither the next number nor `9s` is one
+OTHER = {"rollout.stages": "20, 100", "rollout.approvers": "2 of finance"}
+
+
+def another(name: str, default: object) -> str:
+    if isinstance(default, float):
+        return str(default * 2)
+    return OTHER.get(name) or (str(default + 1) if isinstance(default, int) else "9s")
+
+
 @pytest.mark.parametrize("name", ["environment", *SETTABLE])
 def test_every_setting_has_its_variable_and_its_origin(name: str, tmp_path: Path) -> None:
     section, _, field = name.rpartition(".")
     default = getattr(SECTIONS[section](), field) if section else "development"
-    text = str(default + 1) if isinstance(default, int) else "9s"
+    text = another(name, default)
     result = loaded(tmp_path, environ={f"CHECKREIN_{name.replace('.', '_').upper()}": text})
     assert result.warnings == ()
     found = {origin.name: (origin.value, origin.source) for origin in result.origins}

@@ -21,6 +21,7 @@ from checkrein.policy.cases import CaseResult
 from checkrein.policy.cases import run as run_policy_tests
 from checkrein.policy.explain import PolicyExplained
 from checkrein.services.approvals import Approvals
+from checkrein.services.arms import Arms
 from checkrein.services.audit import Audit
 from checkrein.services.gateway import Gateway
 from checkrein.services.ids import noise
@@ -30,11 +31,13 @@ from checkrein.services.pdp import Asked, Pdp
 from checkrein.services.privacy import SWEEP_AT_START, Privacy
 from checkrein.services.recovery import recover
 from checkrein.services.reload import Reloader, Source, Trial, Version, Watch, first, prove, read_bundle
+from checkrein.services.rollouts import Rollouts
 from checkrein.services.turns import Turns
 from checkrein.storage.bundles import ArchiveSource, Bundles, FolderSource, read_public_key
 from checkrein.storage.files import DataDir
 from checkrein.storage.folder import read_folder
 from checkrein.storage.scrub import scrub
+from checkrein.storage.shelf import Shelf
 from checkrein.storage.sqlite import SqliteStore
 from checkrein.storage.vault import Vault
 from checkrein.web.admin import Admin
@@ -89,11 +92,16 @@ class System:
         self.vault = vault
         self.clock = SystemClock()
         self.turns = Turns()
+        self.shelf = Shelf(data)
         key = data.commitment_key()
         facts = ConfiguredFacts(self.config)
         self.pdp = Pdp(version.bundle, facts, self.clock, environment=self.config.environment, turns=self.turns)
-        self.reloader = Reloader(self.pdp, store, source, _trial(self.config), version)
+        self.arms = Arms(store, self.pdp, self.shelf, key=key, offered=version.bundle)
+        self.reloader = Reloader(self.arms, store, source, _trial(self.config), version)
         self.approvals = Approvals(store, self.clock, key)
+        self.rollouts = Rollouts(
+            store, self.arms, self.approvals, self.clock, key=key, approvers=self.config.rollout.requirement()
+        )
         self.keys = Keys(store, self.clock)
         self.audit = Audit(store, data)
         self.payloads = _privacy(store, vault, data, self.config)
@@ -128,6 +136,7 @@ class System:
                 routes,
                 max_body_bytes=server.max_body_bytes,
                 retry_after_s=parse_span(self.config.approvals.retry_after),
+                arms=self.arms,
             ),
             AuthZen(self.gateway, max_body_bytes=server.max_body_bytes),
             Admin(self.audit, tuple(sorted(named)), self.failing, self.reloader.warnings),
@@ -142,7 +151,12 @@ class System:
 
     def watching(self) -> Watch:
         """While the block runs, new policy versions are taken from where this one came from."""
-        return Watch(self.reloader, every_s=RELOAD_EVERY_S)
+        return Watch(self._look, every_s=RELOAD_EVERY_S)
+
+    def _look(self) -> None:
+        """What a server does beside its requests: take new policies, and move a rollout on."""
+        self.reloader.poll()
+        self.rollouts.tick()
 
     def close(self) -> None:
         self.vault.close()
@@ -185,6 +199,7 @@ def open_system(
         recover(store, system.clock)
         system.approvals.sweep()
         system.reloader.begin()
+        system.arms.sync()
         with suppress(StoreUnavailable):  # somebody else is busy there: what is left over waits for the next start
             system.payloads.resume()
             system.payloads.sweep(SWEEP_AT_START)

@@ -20,8 +20,9 @@ from urllib.parse import urlsplit
 import msgspec
 from dotenv.parser import parse_stream
 
+from checkrein.flow.rollout import Kind, Plan
 from checkrein.model import BadRequest, ConfigError
-from checkrein.model.requirement import parse_span
+from checkrein.model.requirement import Requirement, parse_factors, parse_span
 from checkrein.model.retention import FLOOR_DAYS, Retention
 
 FILE = "checkrein.toml"
@@ -72,6 +73,24 @@ class ApprovalsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retry_after: str = "5s"
 
 
+class RolloutConfig(Plan, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How rollouts go, and who must agree to policies that loosen anything.
+
+    `slow_ms` is for answers of an upstream, `slow_decision_ms` for decisions of a policy bundle.
+    """
+
+    slow_decision_ms: int = 50
+    approvers: str = "1 of security"
+    expires: str = "3d"
+
+    def requirement(self) -> Requirement:
+        return Requirement(parse_factors(self.approvers), parse_span(self.expires))
+
+    def plan(self, kind: Kind) -> Plan:
+        given = {name: getattr(self, name) for name in Plan.__struct_fields__}
+        return Plan(**{**given, "slow_ms": self.slow_decision_ms if kind is Kind.POLICY else self.slow_ms})
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole of `checkrein.toml`."""
 
@@ -81,6 +100,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upstreams: dict[str, UpstreamConfig] = {}
     people: dict[str, Person] = {}
     retention: Retention = Retention()
+    rollout: RolloutConfig = RolloutConfig()
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -105,12 +125,14 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "server": Server,
     "approvals": ApprovalsConfig,
     "retention": Retention,
+    "rollout": RolloutConfig,
 }
 #: sections that hold one table for each name
 NAMED: dict[str, type[msgspec.Struct]] = {"upstreams": UpstreamConfig, "people": Person}
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TIMEOUTS = ("connect_timeout", "first_byte_timeout", "idle_timeout", "total_timeout")
+_ROLLOUT_TIMES = ("stage_minutes", "stage_count", "shadow_minutes", "shadow_count")
 _TOML_PLACE = re.compile(r"(.*) \(at line (\d+), column (\d+)\)", re.DOTALL)
 
 
@@ -254,6 +276,7 @@ def _check(config: Config, places: _Places) -> None:
         parse_span(config.approvals.retry_after)
     except BadRequest as error:
         raise places.error("approvals.retry_after", "is not a length of time", error.hint) from error
+    _check_rollout(config.rollout, places)
     for name, days in {"days": config.retention.days, **config.retention.classes}.items():
         if days < FLOOR_DAYS:
             field = name if name == "days" else f"classes.{name}"
@@ -261,6 +284,26 @@ def _check(config: Config, places: _Places) -> None:
             raise places.error(f"retention.{field}", f"is {days} days", hint)
     for name, upstream in config.upstreams.items():
         _check_upstream(f"upstreams.{name}", upstream, places)
+
+
+def _check_rollout(given: RolloutConfig, places: _Places) -> None:
+    stages = given.stages
+    if not stages or list(stages) != sorted(set(stages)) or not 0 < stages[0] <= stages[-1] == 100:
+        raise places.error("rollout.stages", "do not rise from above 0 to 100", "write `[10, 50, 100]`")
+    for field in ("error_rate", "slow_share", "alpha"):
+        if not 0 < getattr(given, field) < 1:
+            raise places.error(f"rollout.{field}", "is not between 0 and 1", "1 % is `0.01`")
+    for field in ("denial_odds", "review_odds"):
+        if not 1 <= getattr(given, field) < math.inf:
+            raise places.error(f"rollout.{field}", "is below 1", "`1.5` tolerates half as many more")
+    for field in (*_ROLLOUT_TIMES, "slow_ms", "slow_decision_ms", "minutes", "stage_hours", "minute_count"):
+        if getattr(given, field) < (0 if field in _ROLLOUT_TIMES else 1):
+            raise places.error(f"rollout.{field}", "is too small", "give a whole number")
+    for field, parse in (("approvers", parse_factors), ("expires", parse_span)):
+        try:
+            parse(getattr(given, field))
+        except BadRequest as error:
+            raise places.error(f"rollout.{field}", "cannot be read", error.hint) from error
 
 
 def _check_upstream(name: str, given: UpstreamConfig, places: _Places) -> None:

@@ -434,14 +434,14 @@ def until(true: Callable[[], bool]) -> None:
 
 
 def test_the_watch_looks_again_and_again_and_ends_with_its_block(world: World) -> None:
-    with Watch(world.reloader, every_s=BUSY):
+    with Watch(world.reloader.poll, every_s=BUSY):
         world.shelf.content = DENIES
         until(lambda: world.outcome is Outcome.DENY)
     assert not [thread for thread in threading.enumerate() if thread.name == "checkrein-reload"]
 
 
 def test_a_nudge_looks_at_once(world: World) -> None:
-    with Watch(world.reloader, every_s=3600) as watch:
+    with Watch(world.reloader.poll, every_s=3600) as watch:
         until(lambda: world.shelf.looks == 2)
         world.shelf.content = DENIES
         for looks in (3, 4):
@@ -457,9 +457,9 @@ def test_an_exception_in_the_watch_is_logged_and_it_goes_on(world: World, caplog
     def broken() -> Offer:
         raise Panic("once")
 
-    with pytest.MonkeyPatch.context() as patch, Watch(world.reloader, every_s=BUSY):
+    with pytest.MonkeyPatch.context() as patch, Watch(world.reloader.poll, every_s=BUSY):
         patch.setattr(world.shelf, "look", broken)
-        until(lambda: "looking for a new policy version failed" in caplog.text)
+        until(lambda: "looking for what is new failed" in caplog.text)
         patch.undo()
         world.shelf.content = DENIES
         until(lambda: world.outcome is Outcome.DENY)
@@ -501,7 +501,7 @@ async def test_a_server_switches_while_requests_are_in_flight_and_drops_none(
             await reply.read()
             return reply.status
 
-    with Watch(system.reloader, every_s=BUSY):
+    with Watch(system.reloader.poll, every_s=BUSY):
         async with aiohttp.ClientSession(server) as session:
             began = asyncio.create_task(slow(session))
             asking = [asyncio.create_task(ask(session, decided)) for decided in answers]
@@ -539,7 +539,7 @@ async def test_a_broken_edit_keeps_a_server_ready_with_a_warning_until_it_is_men
             async with session.post("/access/v1/evaluation", json=READ, headers=headers) as reply:
                 return bool((await reply.json())["decision"])
 
-        with Watch(system.reloader, every_s=BUSY):
+        with Watch(system.reloader.poll, every_s=BUSY):
             policies.write_text(good + "forbid (")
             while not (told := await ready())["warnings"]:
                 await asyncio.sleep(BUSY)

@@ -23,6 +23,7 @@ from checkrein.cli import (
     policies,
     privacy,
     replay,
+    rollout,
     run,
 )
 from checkrein.cli.common import ReaderGone, examples, reason, report
@@ -75,6 +76,7 @@ evidence.register(audit.app)
 privacy.register(audit.app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(bundle.app, name="bundle")
+app.add_typer(rollout.app, name="rollout")
 
 
 def _version(wanted: bool) -> None:

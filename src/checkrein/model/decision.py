@@ -64,6 +64,15 @@ class Advice(msgspec.Struct, frozen=True):
     text: str
 
 
+class Shadow(msgspec.Struct, frozen=True, kw_only=True):
+    """What the canary would have decided, while it only shadows the stable arm."""
+
+    outcome: Outcome
+    bundle: str
+    errors: int
+    latency_us: int
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """One decision. `policies` are the ids that determined the outcome, `errors` the policies that erred."""
 
@@ -78,6 +87,9 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...] = ()
     bundle: str = ""
     arm: str = "stable"
+    #: the rollout that this request takes part in, on that arm
+    rollout: str = ""
+    shadow: Shadow | None = None
     evaluation_id: str = ""
     trace_id: str = ""
     approval_id: str = ""

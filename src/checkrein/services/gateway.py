@@ -37,7 +37,7 @@ from checkrein.ports import Clock, Payload, Store, Unit
 from checkrein.services import records
 from checkrein.services.approvals import Approvals, save
 from checkrein.services.payloads import MAX_RESULT_BYTES, Sealer
-from checkrein.services.pdp import Asked, Pdp
+from checkrein.services.pdp import Asked, Part, Pdp
 from checkrein.services.turns import Turn, Turns
 from checkrein.services.writes import Unsealed, together
 
@@ -58,6 +58,7 @@ class Governed:
         self.turn: Turn | None = None
         #: what the execution answered, if it is to be kept: see `answered`
         self.result = b""
+        self._begun = perf_counter_ns()
         self._status = "ok"
         self._error = ""
         self._detail: dict[str, object] = {}
@@ -74,6 +75,10 @@ class Governed:
     def answered(self, result: bytes) -> None:
         """Keep the result, sealed beside the ledger, unless it is longer than `MAX_RESULT_BYTES`."""
         self.result = result if len(result) <= MAX_RESULT_BYTES else b""
+
+    def lasted_us(self) -> int:
+        """Microseconds since the action was let through."""
+        return (perf_counter_ns() - self._begun) // 1000
 
     def end(self) -> tuple[str, str, dict[str, object]]:
         return self._status, self._error, self._detail
@@ -107,13 +112,17 @@ class Gateway:
     # --- what connectors call -----------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def action(self, request: Request, *, caller: str, trace_id: str = "") -> AsyncIterator[Governed]:
+    async def action(
+        self, request: Request, *, caller: str, trace_id: str = "", part: Part | None = None
+    ) -> AsyncIterator[Governed]:
         """Enter only with a durable decision that lets the action run; leave with its end recorded.
+
+        `part` is the part that the chosen upstream takes in a rollout.
 
         Raises `Denied`, `ApprovalRequired` or `StoreUnavailable` instead of entering. An exception inside, or a
         cancellation, is recorded as the end and goes on.
         """
-        governed = await self._entered(request, caller, trace_id)
+        governed = await self._entered(request, caller, trace_id, part)
         try:
             yield governed
         except asyncio.CancelledError:
@@ -135,9 +144,9 @@ class Gateway:
             governed.turn = self._turns.open(governed.request, governed.decision.trace_id, governed.machine.approval)
         return governed.turn
 
-    async def _entered(self, request: Request, caller: str, trace_id: str) -> Governed:
+    async def _entered(self, request: Request, caller: str, trace_id: str, part: Part | None) -> Governed:
         """Begin; a caller that goes away meanwhile does not leave a start without an end."""
-        begin = asyncio.ensure_future(_drive(self._begin(request, caller, trace_id)))
+        begin = asyncio.ensure_future(_drive(self._begin(request, caller, trace_id, part)))
         try:
             return await asyncio.shield(begin)
         except asyncio.CancelledError:
@@ -175,9 +184,9 @@ class Gateway:
 
     # --- the steps ----------------------------------------------------------------------------------------------
 
-    def _begin(self, request: Request, caller: str, trace_id: str) -> Steps[Governed]:
+    def _begin(self, request: Request, caller: str, trace_id: str, part: Part | None = None) -> Steps[Governed]:
         machine = flow.ActionFlow(flow.Mode.RUN)
-        asked = self._pdp.resolve(request)
+        asked = msgspec.structs.replace(self._pdp.resolve(request), part=part)
         command, clean = yield from self._until_settled(machine, asked, caller, trace_id)
         decision = _decision(machine)
         match command:
@@ -336,6 +345,7 @@ class Gateway:
                 error=error,
                 detail=detail,
                 key=self._key,
+                duration_us=governed.lasted_us(),
                 payload=payload,
             )
             if kind == "execution.finished"

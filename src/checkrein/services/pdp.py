@@ -5,6 +5,9 @@ Nothing is recorded here and nothing runs; `services.gateway` does both.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from time import perf_counter_ns
+
 import msgspec
 
 from checkrein.decide.classify import Classifier
@@ -13,18 +16,53 @@ from checkrein.decide.evaluate import PythonPolicy, evaluate
 from checkrein.decide.explain import explain
 from checkrein.flow.approval import Approval
 from checkrein.model import Advice, BadRequest, Decision, Outcome, PolicyError, Request
+from checkrein.model.decision import Shadow
 from checkrein.policy.bundle import Bundle
 from checkrein.policy.explain import PolicyExplained
 from checkrein.ports import Clock, Facts
 from checkrein.services.ids import fresh
 from checkrein.services.turns import TURN, Turn, Turns
 
+#: the two arms of a rollout, as decisions name them
+STABLE, CANARY = "stable", "canary"
+
+
+class Part(msgspec.Struct, frozen=True):
+    """The part that a request takes in a rollout."""
+
+    rollout: str
+    arm: str
+
 
 class Asked(msgspec.Struct, frozen=True):
-    """A request as it will be decided, and the turn it belongs to, if it names one."""
+    """A request as it will be decided, the turn it belongs to, if it names one, and its part in a rollout."""
 
     request: Request
     turn: Turn | None = None
+    part: Part | None = None
+
+
+class Version(msgspec.Struct, frozen=True):
+    """A bundle that can decide."""
+
+    bundle: Bundle
+    classifier: Classifier
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Version:
+        return cls(bundle, Classifier(bundle.manifests))
+
+
+class Trial(msgspec.Struct, frozen=True):
+    """Another version that is tried: `on_canary` says for whom it decides, for all others it only shadows if it may.
+
+    Who takes part is said by the session, or else by the subject, so that one conversation has one arm.
+    """
+
+    rollout: str
+    version: Version
+    on_canary: Callable[[str], bool]
+    shadows: bool
 
 
 class Pdp:
@@ -36,14 +74,23 @@ class Pdp:
         self._environment = environment
         self._turns = turns
         self._python: list[tuple[str, PythonPolicy]] = []
-        self._loaded = (bundle, Classifier(bundle.manifests))
+        self._stable = Version.of(bundle)
+        self._trial: Trial | None = None
 
     @property
     def bundle(self) -> Bundle:
-        return self._loaded[0]
+        """The version of the stable arm."""
+        return self._stable.bundle
 
     def replace(self, bundle: Bundle) -> None:
-        self._loaded = (bundle, Classifier(bundle.manifests))
+        self._stable = Version.of(bundle)
+
+    def trying(self) -> Trial | None:
+        return self._trial
+
+    def trial(self, trial: Trial | None) -> None:
+        """Try another version beside the stable one, or (`None`) no longer."""
+        self._trial = trial
 
     def register(self, policy: PythonPolicy, name: str = "") -> PythonPolicy:
         """Add a policy written in Python; its id in decisions is `python:<name>`."""
@@ -81,22 +128,51 @@ class Pdp:
             "trace_id": turn.trace_id if turn else trace_id or fresh("", 16),
         }
         now_us = self._clock.now_us() if now_us is None else now_us
-        if request.subject.type == TURN:
-            made = unknown_turn(self.bundle)
-        else:
-            made = self._evaluate(request, turn, discharged, now_us)
-            if made.outcome is Outcome.REQUIRE_REVIEW and turn and turn.covers(request, made, self.bundle.manifests):
-                under = self._evaluate(request, turn, turn.approval, now_us)
-                if under.outcome.runs and turn.spend(request.action.name):
-                    made, discharged = under, turn.approval
+        part, trial = asked.part, self._trial
+        version = self._stable
+        if trial is not None:
+            chosen = trial.on_canary(unit(request))
+            part = Part(trial.rollout, CANARY if chosen else STABLE)
+            version = trial.version if chosen else version
+        made, discharged = self._made(version, request, turn, discharged, now_us)
         approval_id = discharged.id if discharged and made.outcome.runs else ""
-        return msgspec.structs.replace(made, approval_id=approval_id, **ids)
+        found: dict[str, object] = {"approval_id": approval_id, **ids}
+        if part is not None:
+            found |= {"rollout": part.rollout, "arm": part.arm}
+        if trial is not None and trial.shadows:
+            found["shadow"] = self._shadow(trial.version, request, turn, discharged, now_us)
+        return msgspec.structs.replace(made, **found)
+
+    def _made(
+        self, version: Version, request: Request, turn: Turn | None, discharged: Approval | None, now_us: int
+    ) -> tuple[Decision, Approval | None]:
+        """The decision of one version, and the approval it rests on."""
+        if request.subject.type == TURN:
+            return unknown_turn(version.bundle), discharged
+        made = self._evaluate(version, request, turn, discharged, now_us)
+        if made.outcome is Outcome.REQUIRE_REVIEW and turn and turn.covers(request, made, version.bundle.manifests):
+            under = self._evaluate(version, request, turn, turn.approval, now_us)
+            if under.outcome.runs and turn.spend(request.action.name):
+                return under, turn.approval
+        return made, discharged
+
+    def _shadow(
+        self, version: Version, request: Request, turn: Turn | None, discharged: Approval | None, now_us: int
+    ) -> Shadow | None:
+        """What this version says in the same situation; nothing that a turn covers is spent on it."""
+        if request.subject.type == TURN:
+            return None
+        begun = perf_counter_ns()
+        made = self._evaluate(version, request, turn, discharged, now_us)
+        latency_us = (perf_counter_ns() - begun) // 1000
+        bundle, errors = version.bundle.digest, len(made.errors)
+        return Shadow(outcome=made.outcome, bundle=bundle, errors=errors, latency_us=latency_us)
 
     def explain(self, request: Request, *, now_us: int | None = None) -> tuple[PolicyExplained, ...]:
         """What each policy that speaks of the action says; empty where they are not asked at all."""
-        bundle, classifier = self._loaded
+        version = self._stable
         situation = self._situation(request, None, None, self._clock.now_us() if now_us is None else now_us)
-        return explain(request, bundle, situation, classifier=classifier)
+        return explain(request, version.bundle, situation, classifier=version.classifier)
 
     def _situation(self, request: Request, turn: Turn | None, discharged: Approval | None, now_us: int) -> Situation:
         prompt = turn.prompt if turn else ""
@@ -111,14 +187,25 @@ class Pdp:
             discharged=frozenset(discharged.policies) if discharged else frozenset(),
         )
 
-    def _evaluate(self, request: Request, turn: Turn | None, discharged: Approval | None, now_us: int) -> Decision:
-        bundle, classifier = self._loaded
+    def _evaluate(
+        self, version: Version, request: Request, turn: Turn | None, discharged: Approval | None, now_us: int
+    ) -> Decision:
         situation = self._situation(request, turn, discharged, now_us)
-        made = evaluate(request, bundle, situation, classifier=classifier, python_policies=tuple(self._python))
+        python = tuple(self._python)
+        made = evaluate(request, version.bundle, situation, classifier=version.classifier, python_policies=python)
         if made.outcome is Outcome.REQUIRE_REVIEW and made.requirement is None:
             error = PolicyError(", ".join(made.policies), "asks for review but names no approvers")
             return msgspec.structs.replace(made, outcome=Outcome.DENY, errors=(*made.errors, error))
         return made
+
+
+def unit(request: Request) -> str:
+    """What keeps one arm of a rollout: the session, or else the subject."""
+    session = request.context.get("session")
+    name = session.get("id", "") if isinstance(session, dict) else session
+    if isinstance(name, str) and name:
+        return f"session:{name}"
+    return f"subject:{request.subject.type}:{request.subject.id}"
 
 
 def unknown_turn(bundle: Bundle) -> Decision:

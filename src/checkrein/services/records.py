@@ -10,6 +10,8 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 
+import msgspec
+
 from checkrein.flow.approval import Approval, Vote
 from checkrein.ledger import Draft
 from checkrein.ledger.record import commitment
@@ -89,9 +91,20 @@ def decision(
             },
             "redactions": dict(redactions),
             "approval": {"id": made.approval_id},
+            **_rollout(made),
             **_payload(key, payload),
         },
     )
+
+
+def _rollout(made: Decision) -> dict[str, object]:
+    """The part this action takes in a rollout: what its verdict is counted from."""
+    if not made.rollout:
+        return {}
+    shadow: dict[str, object] = {}
+    if made.shadow:
+        shadow = {"shadow": {**msgspec.structs.asdict(made.shadow), "outcome": made.shadow.outcome.wire}}
+    return {"rollout": {"id": made.rollout, "arm": made.arm, **shadow}}
 
 
 def started(request: Request, made: Decision, *, owner: str) -> Draft:
@@ -105,6 +118,7 @@ def started(request: Request, made: Decision, *, owner: str) -> Draft:
             "evaluation_id": made.evaluation_id,
             "owner": owner,
             "approval": {"id": made.approval_id},
+            **_rollout(made),
         },
     )
 
@@ -117,6 +131,7 @@ def finished(
     error: str,
     detail: JsonObject,
     key: bytes,
+    duration_us: int = 0,
     payload: Payload | None = None,
 ) -> Draft:
     """`status` is `ok`, `failed` or `cancelled`; `error` a type, never a message that may hold values.
@@ -132,7 +147,9 @@ def finished(
             "evaluation_id": made.evaluation_id,
             "status": status,
             "error": cut(error),
+            "duration_us": duration_us,
             "detail": dict(detail),
+            **_rollout(made),
             **_payload(key, payload),
         },
     )

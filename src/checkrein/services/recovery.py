@@ -16,7 +16,7 @@ from checkrein.services import approvals
 
 #: one row for each recovered start, so that of two processes that recover at once only one records it
 ROOM = "recovered"
-_KEPT = ("actor", "action", "evaluation_id", "owner", "approval")
+_KEPT = ("rollout", "actor", "action", "evaluation_id", "owner", "approval")
 
 
 class Recoverable(Store, Protocol):

@@ -84,6 +84,12 @@ class Version(msgspec.Struct, frozen=True):
         return {"bundle": self.bundle.digest, **signed}
 
 
+class Replaceable(Protocol):
+    """What takes a new version in one step: a decision point, or what stands before one."""
+
+    def replace(self, bundle: Bundle) -> None: ...
+
+
 #: a decision point for trying a bundle out: nothing that it decides is recorded
 Trial = Callable[[Bundle], Pdp]
 
@@ -168,8 +174,8 @@ def first(source: Source, trial: Trial) -> Version:
 class Reloader:
     """Takes new versions from a source into a decision point. One thread polls; any thread reads `warnings`."""
 
-    def __init__(self, pdp: Pdp, store: Store, source: Source, trial: Trial, active: Version) -> None:
-        self._pdp = pdp
+    def __init__(self, into: Replaceable, store: Store, source: Source, trial: Trial, active: Version) -> None:
+        self._into = into
         self._store = store
         self._source = source
         self._trial = trial
@@ -238,7 +244,7 @@ class Reloader:
         offer.keep()
         if version.detail() != self._active.detail():
             self._record(CHANGED, {**version.detail(), "before": before})
-        self._pdp.replace(version.bundle)
+        self._into.replace(version.bundle)
         self._active, self._settled, self._ready = version, version.fingerprint, None
         self._warnings = ()
         log.info("policy %s is active, before it was %s", version.bundle.digest, before)
@@ -279,10 +285,10 @@ def _detail(body: Mapping[str, object]) -> Mapping[str, object]:
 
 
 class Watch:
-    """Polls in a thread of its own while the block runs; `nudge` looks at once."""
+    """Looks every second or so, in a thread of its own, while the block runs; `nudge` looks at once."""
 
-    def __init__(self, reloader: Reloader, *, every_s: float) -> None:
-        self._reloader = reloader
+    def __init__(self, look: Callable[[], object], *, every_s: float) -> None:
+        self._look = look
         self._every_s = every_s
         self._wake = threading.Event()
         self._ended = False
@@ -306,8 +312,8 @@ class Watch:
     def _run(self) -> None:
         while not self._ended:
             try:
-                self._reloader.poll()
+                self._look()
             except BaseException:  # a panic of the official engine is no Exception, and must not end the watch unseen
-                log.exception("looking for a new policy version failed")
+                log.exception("looking for what is new failed")
             self._wake.wait(self._every_s)
             self._wake.clear()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
+from time import perf_counter_ns
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
@@ -17,6 +18,7 @@ from checkrein.connectors import openai
 from checkrein.model import CheckreinError, Decision, Permission, UpstreamUnavailable
 from checkrein.model.json import dumps
 from checkrein.ports import Reply, Upstream
+from checkrein.services.arms import Arms
 from checkrein.services.gateway import Gateway, Governed
 from checkrein.services.ids import fresh
 from checkrein.web import body
@@ -43,12 +45,13 @@ class Route:
 
 class Proxy:
     def __init__(
-        self, gateway: Gateway, routes: Mapping[str, Route], *, max_body_bytes: int, retry_after_s: int
+        self, gateway: Gateway, routes: Mapping[str, Route], *, max_body_bytes: int, retry_after_s: int, arms: Arms
     ) -> None:
         self._gateway = gateway
         self._routes = routes
         self._limit = max_body_bytes
         self._retry_after_s = retry_after_s
+        self._arms = arms
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one chat completion; ends early, with everything cancelled, when the caller leaves."""
@@ -77,9 +80,11 @@ class Proxy:
         try:
             key = allow(scope, Permission.CALL)
             chat = openai.read_chat(data, key)
-            route = self._routes[openai.route(chat.model, {n: r.models for n, r in self._routes.items()})]
+            name = openai.route(chat.model, {n: r.models for n, r in self._routes.items()})
+            name, part = self._arms.route(name, chat.request)
+            route = self._routes[name]
             last = b""
-            async with self._gateway.action(chat.request, caller=key.id, trace_id=trace_id) as governed:
+            async with self._gateway.action(chat.request, caller=key.id, trace_id=trace_id, part=part) as governed:
                 answer.decided(governed.decision)
                 last = await self._forward(chat, governed, route, answer)
             await answer.end(last)
@@ -95,9 +100,11 @@ class Proxy:
         """Send the action upstream and its answer down; returns the last part, to be sent once all is recorded."""
         handle = self._gateway.turn(governed).handle if route.handles else ""
         payload = openai.upstream_body(chat, governed.request, redacted=governed.redacted, handle=handle)
+        sent_ns = perf_counter_ns()
         reply = await route.upstream.send(
             "/chat/completions", payload, {"traceparent": _traceparent(governed.decision.trace_id)}
         )
+        first_us = (perf_counter_ns() - sent_ns) // 1000
         try:
             last, size = await self._answer(chat, reply, answer)
         except UpstreamUnavailable:
@@ -107,7 +114,7 @@ class Proxy:
             await reply.close()
         status = "ok" if reply.status < 400 else "failed"
         error = "" if status == "ok" else f"http_{reply.status}"
-        detail = {"upstream": route.upstream.name, "http_status": reply.status, "bytes": size}
+        detail = {"upstream": route.upstream.name, "http_status": reply.status, "bytes": size, "first_us": first_us}
         governed.ended(status, error=error, detail=detail)
         return last
 
