@@ -311,9 +311,12 @@ class _Patterns:
     def __init__(self, rows: Iterable[tuple[int, tuple[str, ...]]]) -> None:
         heads: dict[str, int] = {}
         tails: dict[str, int] = {}
+        inner: dict[str, int] = {}
         others: dict[tuple[str, ...], int] = {}
         for bit, pieces in rows:
-            if not self.quick(pieces):
+            if len(pieces) == 3 and not pieces[0] and not pieces[2]:
+                inner[pieces[1]] = inner.get(pieces[1], 0) | bit
+            elif not self.quick(pieces):
                 others[pieces] = others.get(pieces, 0) | bit
             elif pieces[-1]:
                 tails[pieces[-1]] = tails.get(pieces[-1], 0) | bit
@@ -321,6 +324,7 @@ class _Patterns:
                 heads[pieces[0]] = heads.get(pieces[0], 0) | bit
         self._heads, self._head_sizes = heads, sorted({len(text) for text in heads})
         self._tails, self._tail_sizes = tails, sorted({len(text) for text in tails})
+        self._inner = list(inner.items())
         self._others = [(wildcards(pieces), mask) for pieces, mask in others.items()]
 
     @staticmethod
@@ -334,6 +338,9 @@ class _Patterns:
             mask |= self._heads.get(text[:size], 0)
         for size in self._tail_sizes:
             mask |= self._tails.get(text[-size:], 0)
+        for part, policies in self._inner:
+            if part in text:
+                mask |= policies
         for fits, policies in self._others:
             if fits(text):
                 mask |= policies

@@ -64,7 +64,7 @@ def _decide(satisfied: Mapping[Kind, Ids], erring: Mapping[Kind, Ids]) -> tuple[
         return Outcome.DENY, forbids
     grants = satisfied.get(Kind.GRANT)
     # an erring review under a satisfied one denies too: else adding a review would loosen a DENY
-    if not grants or any(ids and kind is not Kind.GRANT for kind, ids in erring.items()):
+    if not grants or (erring and any(ids and kind is not Kind.GRANT for kind, ids in erring.items())):
         return Outcome.DENY, _NONE
     if reviews := satisfied.get(Kind.REVIEW):
         return Outcome.REQUIRE_REVIEW, reviews

@@ -14,6 +14,7 @@ Built wholly at load. Bits stand in order of severity, then of the id.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from struct import Struct
 from typing import Any, NamedTuple
@@ -22,7 +23,6 @@ from checkrein.policy.cedar import Kind
 from checkrein.policy.column import ILL, Absent, Answer, Column, Look
 from checkrein.policy.compile import Compiled
 from checkrein.policy.conjunct import VARIABLES, Conjunct, Need, Path, Tag
-from checkrein.policy.entities import Entity
 from checkrein.policy.failure import EvaluationError
 from checkrein.policy.node import Env, Test
 from checkrein.policy.operators import every
@@ -34,6 +34,8 @@ SEVERITY = (Kind.FORBID, Kind.REVIEW, Kind.REDACT, Kind.GRANT)
 MAX_POLICIES = 4_096
 #: fewer policies are tried in turn
 MIN_POLICIES = 6
+#: bits of a mask that are picked out one by one
+FEW = 16
 
 
 class Verdict:
@@ -57,9 +59,12 @@ class Verdict:
 
     def sorted(self) -> tuple[dict[Kind, tuple[str, ...]], dict[Kind, tuple[str, ...]], dict[str, str]]:
         """The satisfied and the erring ids by kind, in order of the id, and the errors."""
-        order = sorted if self.mixed else list
-        satisfied = {kind: tuple(order(ids)) for kind, ids in self.satisfied.items()}
-        return satisfied, {kind: tuple(sorted(ids)) for kind, ids in self.erring.items()}, self.errors
+        found = self.satisfied
+        if self.mixed:
+            found = {kind: sorted(ids) for kind, ids in found.items()}
+        satisfied = {kind: tuple(ids) for kind, ids in found.items()}
+        erring = {kind: tuple(sorted(ids)) for kind, ids in self.erring.items()} if self.erring else {}
+        return satisfied, erring, self.errors
 
     def attempt(self, policy: Compiled, test: Test, env: Env) -> None:
         try:
@@ -76,17 +81,18 @@ class Verdict:
 
 
 class _Step(NamedTuple):
-    """How to read one path: member `name` of the value at `owner`, and what the column there says.
+    """Reads one member of its owner and asks the column there.
 
-    `in_record` is what a record gives that has no such member, `missing` what an entity gives.
+    `in_record` is what a record gives that has no such member, `missing` what an entity gives. `keep` is where in the
+    row of values the value is needed again, or 0.
     """
 
-    owner: int
     name: str | Tag
     in_record: Absent
     missing: Absent
-    answers: dict[type, Answer] | None
+    answers: dict[type, Answer]
     absent: dict[Absent, tuple[int, int]]
+    keep: int
 
 
 class Index:
@@ -99,14 +105,13 @@ class Index:
         self._words = Struct(f"<{(len(policies) + 63) // 64}Q")
         self._residual = builder.residual
         self._exact = sum(1 << place for place, tests in enumerate(builder.residual) if tests is None)
-        self._kinds = [
-            (kind, sum(1 << place for place, policy in enumerate(policies) if policy.kind is kind))
-            for kind in SEVERITY
-            if any(policy.kind is kind for policy in policies)
-        ]
+        rank = [SEVERITY.index(policy.kind) for policy in policies]
+        #: where the policies of each kind end
+        self._ends = [(kind, bisect_right(rank, place)) for place, kind in enumerate(SEVERITY)]
         self._heads = builder.roots(builder.heads)
         self._tails = builder.roots(builder.tails)
-        self._steps = builder.steps()
+        self._owners, kept = builder.steps()
+        self._blank = [None] * kept
 
     def run(self, env: Env, mask: int, verdict: Verdict) -> None:
         """Decide for the policies in `mask`."""
@@ -118,28 +123,24 @@ class Index:
         head, unsure = mask, 0
         for place, table, other, look in self._tails:
             mask &= table.get(values[place], other) if look is None else look(values[place], env)
-        entities = env.entities
-        for owner, name, in_record, missing, answers, absent in self._steps:
+        values += self._blank
+        for owner, steps in self._owners:
             holder = values[owner]
-            if type(holder) is dict:
+            if type(holder) is not dict:
+                holder = {step.name: _member(env, holder, step) for step in steps}
+            for name, in_record, _, answers, absent, keep in steps:
                 value = holder.get(name, in_record)
-            elif type(holder) is Uid:
-                entity = entities.get(holder)
-                value = missing if entity is None else _member(entity, name, missing)
-            else:
-                value = holder if type(holder) is Absent else ILL
-            values.append(value)
-            if answers is None:
-                continue
-            if type(value) is Absent:
-                stay, erring = absent[value]
-                mask &= stay
-                unsure |= erring
-            elif (answer := answers.get(type(value))) is not None:
-                erring, table, other, look = answer
-                if erring:
+                if keep:
+                    values[keep] = value
+                if (answer := answers.get(type(value))) is not None:
+                    erring, table, other, look = answer
+                    if erring:
+                        unsure |= erring
+                    mask &= table.get(value, other) if look is None else look(value, env)
+                elif absent and type(value) is Absent:
+                    stay, erring = absent[value]
+                    mask &= stay
                     unsure |= erring
-                mask &= table.get(value, other) if look is None else look(value, env)
         self._conclude(env, mask, head & unsure, verdict)
 
     def _conclude(self, env: Env, mask: int, unsure: int, verdict: Verdict) -> None:
@@ -155,28 +156,43 @@ class Index:
                 if test is not None:
                     verdict.attempt(self.policies[place], test, env)
         if mask:
-            ids = self._ids
-            for kind, of_kind in self._kinds:
-                if found := mask & of_kind:
-                    verdict.hold(kind, [ids[place] for place in self.places(found)])
+            ids, places, begin = self._ids, self.places(mask), 0
+            for kind, end in self._ends:
+                upto = bisect_left(places, end, begin)
+                if upto > begin:
+                    verdict.hold(kind, [ids[place] for place in places[begin:upto]])
+                    begin = upto
 
     def places(self, mask: int) -> list[int]:
-        """The bits that are set, word by word, since each step on a long mask would cost as much as the mask."""
-        places, base = [], -1
+        """The bits that are set, in order. A step on a long mask costs as much as it is long, so many go by words."""
+        places: list[int] = []
+        if mask.bit_count() <= FEW:
+            while mask:
+                place = mask.bit_length() - 1
+                places.append(place)
+                mask ^= 1 << place
+            places.reverse()
+            return places
+        base = -1
         for word in self._words.unpack(mask.to_bytes(self._words.size, "little")):
-            left = word
-            while left:
-                low = left & -left
+            while word:
+                low = word & -word
                 places.append(base + low.bit_length())
-                left ^= low
+                word ^= low
             base += 64
         return places
 
 
-def _member(entity: Entity, name: str | Tag, missing: Absent) -> Value | Absent:
-    if type(name) is Tag:
-        return entity.tags.get(name.name, missing)
-    return entity.attrs.get(name, missing)  # type: ignore[arg-type]
+def _member(env: Env, holder: Value | Absent, step: _Step) -> Value | Absent:
+    """The member of what is no record."""
+    if type(holder) is not Uid:
+        return holder if type(holder) is Absent else ILL
+    entity = env.entities.get(holder)
+    if entity is None:
+        return step.missing
+    if type(step.name) is Tag:
+        return entity.tags.get(step.name.name, step.missing)
+    return entity.attrs.get(step.name, step.missing)  # type: ignore[arg-type]
 
 
 class _Builder:
@@ -222,25 +238,27 @@ class _Builder:
                 found.append((VARIABLES.index(path[0]), answer.table, answer.other, answer.look))
         return found
 
-    def steps(self) -> list[_Step]:
-        """Every path that is read, each after its owner."""
+    def steps(self) -> tuple[list[tuple[int, list[_Step]]], int]:
+        """Every path that is read, by its owner, each after its owner; and how many values are needed again."""
         paths = {path[:length] for path in self.tails for length in range(2, len(path) + 1)}
+        owners = {path[:-1] for path in paths}
         places: dict[Path, int] = {(variable,): place for place, variable in enumerate(VARIABLES)}
         missing: dict[Path, Absent] = {}
-        steps = []
+        steps: dict[int, list[_Step]] = {}
         for path in sorted(paths, key=lambda path: (len(path), str(path))):
-            places[path] = len(places)
+            keep = 0
+            if path in owners:
+                keep = places[path] = len(places)
             absent = missing[path] = Absent(path)
             column = self.tails.get(path)
             above = [missing[path[:length]] for length in range(2, len(path) + 1)]
-            steps.append(
-                _Step(
-                    places[path[:-1]],
-                    path[-1],
-                    ILL if isinstance(path[-1], Tag) else absent,
-                    absent,
-                    column.answers() if column else None,
-                    {gone: column.absent(gone) for gone in (*above, ILL)} if column else {},
-                )
+            step = _Step(
+                path[-1],
+                ILL if isinstance(path[-1], Tag) else absent,
+                absent,
+                column.answers() if column else {},
+                {gone: column.absent(gone) for gone in (*above, ILL)} if column else {},
+                keep,
             )
-        return steps
+            steps.setdefault(places[path[:-1]], []).append(step)
+        return list(steps.items()), len(places) - len(VARIABLES)
