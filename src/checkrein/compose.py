@@ -11,8 +11,9 @@ import msgspec
 from starlette.types import ASGIApp
 
 from checkrein import config as configuration
-from checkrein.config import Config, Loaded, UpstreamConfig
+from checkrein.config import Config, Loaded, UpstreamConfig, WebhookConfig
 from checkrein.connectors.http import HttpUpstream, Timeouts
+from checkrein.connectors.webhook import Webhook, read_secret
 from checkrein.ledger.verify import Report
 from checkrein.model import ConfigError, Decision, NotFound, Request, StoreUnavailable, Subject
 from checkrein.model.requirement import parse_span
@@ -26,6 +27,7 @@ from checkrein.services.audit import Audit
 from checkrein.services.gateway import Gateway
 from checkrein.services.ids import noise
 from checkrein.services.keys import Keys
+from checkrein.services.outbox import Destination, Outbox
 from checkrein.services.payloads import Sealer
 from checkrein.services.pdp import Asked, Pdp
 from checkrein.services.privacy import SWEEP_AT_START, Privacy
@@ -142,6 +144,14 @@ class System:
             Admin(self.audit, tuple(sorted(named)), self.failing, self.reloader.warnings),
             stop=stop,
         )
+
+    def telling(self) -> Outbox:
+        """While the block runs, the configured webhooks are told of what is recorded."""
+        return Outbox(self.store, self.clock, destinations(self.loaded), self.source())
+
+    def source(self) -> str:
+        """What this ledger is called in events: the origin of its checkpoints."""
+        return self.data.vkey().partition("+")[0]
 
     def failing(self) -> tuple[str, ...]:
         """What keeps actions from being decided or recorded right now."""
@@ -325,22 +335,54 @@ def upstream(name: str, given: UpstreamConfig, loaded: Loaded) -> HttpUpstream:
     )
 
 
+def destinations(loaded: Loaded) -> dict[str, Destination]:
+    """The configured webhooks, ready to be told; raises `ConfigError` for an address or a secret that will not do."""
+    return {name: _destination(name, given, loaded) for name, given in loaded.config.webhooks.items()}
+
+
+def _destination(name: str, given: WebhookConfig, loaded: Loaded) -> Destination:
+    secrets = [_variable(variable, f"webhook `{name}`", loaded) for variable in _secret_names(given)]
+    if given.secret_file:
+        secrets.append(_secret_file(Path(given.secret_file), f"webhook `{name}`"))
+    try:
+        hook = Webhook(given.url, [read_secret(secret) for secret in secrets], timeout_s=given.timeout)
+    except ConfigError as error:
+        raise ConfigError(f"webhook `{name}`: {error}", hint=error.hint) from error
+    return Destination(
+        name=name,
+        hook=hook,
+        kinds=given.kinds,
+        outcomes=given.outcomes,
+        risks=given.risks,
+        batch=given.batch,
+        from_start=given.from_start,
+    )
+
+
+def _secret_names(given: WebhookConfig) -> list[str]:
+    return [name for name in (given.secret_env, given.previous_secret_env) if name]
+
+
+def _variable(variable: str, what: str, loaded: Loaded) -> str:
+    value = loaded.variables.get(variable, "")
+    if not value:
+        hint = "export it, or write it into `.env` beside checkrein.toml"
+        raise ConfigError(f"`{variable}` is not set; {what} needs it", hint=hint)
+    return value
+
+
+def _secret_file(path: Path, what: str) -> str:
+    path = path.expanduser()
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"`{path}` cannot be read; {what} needs it", hint="mend its path, or who may read it"
+        ) from error
+
+
 def credential(name: str, given: UpstreamConfig, loaded: Loaded) -> str:
     """The credential from the environment, `.env` or a file; empty when none is configured."""
     if given.api_key_env:
-        value = loaded.variables.get(given.api_key_env, "")
-        if not value:
-            raise ConfigError(
-                f"`{given.api_key_env}` is not set; upstream `{name}` needs it",
-                hint="export it, or write it into `.env` beside checkrein.toml",
-            )
-        return value
-    if given.api_key_file:
-        path = Path(given.api_key_file).expanduser()
-        try:
-            return path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"`{path}` cannot be read; upstream `{name}` needs it", hint="mend `api_key_file`"
-            ) from error
-    return ""
+        return _variable(given.api_key_env, f"upstream `{name}`", loaded)
+    return _secret_file(Path(given.api_key_file), f"upstream `{name}`") if given.api_key_file else ""

@@ -21,7 +21,7 @@ import msgspec
 from dotenv.parser import parse_stream
 
 from checkrein.flow.rollout import Kind, Plan
-from checkrein.model import BadRequest, ConfigError
+from checkrein.model import BadRequest, ConfigError, Level, Outcome
 from checkrein.model.requirement import Requirement, parse_factors, parse_span
 from checkrein.model.retention import FLOOR_DAYS, Retention
 
@@ -67,6 +67,24 @@ class Person(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     email: str = ""
 
 
+class WebhookConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A destination that is told of records as CloudEvents. Secrets (`whsec_...`) come from the environment or a file.
+
+    `kinds` are patterns such as `approval.*`; while a secret is replaced, the previous one signs too.
+    """
+
+    url: str
+    secret_env: str = ""
+    previous_secret_env: str = ""
+    secret_file: str = ""
+    kinds: tuple[str, ...] = ("*",)
+    outcomes: tuple[str, ...] = ()
+    risks: tuple[str, ...] = ()
+    batch: int = 100
+    timeout: float = 10.0
+    from_start: bool = False
+
+
 class ApprovalsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`retry_after` is what a waiting caller is told, such as `"5s"`."""
 
@@ -99,6 +117,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     approvals: ApprovalsConfig = ApprovalsConfig()
     upstreams: dict[str, UpstreamConfig] = {}
     people: dict[str, Person] = {}
+    webhooks: dict[str, WebhookConfig] = {}
     retention: Retention = Retention()
     rollout: RolloutConfig = RolloutConfig()
 
@@ -128,8 +147,10 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "rollout": RolloutConfig,
 }
 #: sections that hold one table for each name
-NAMED: dict[str, type[msgspec.Struct]] = {"upstreams": UpstreamConfig, "people": Person}
+NAMED: dict[str, type[msgspec.Struct]] = {"upstreams": UpstreamConfig, "people": Person, "webhooks": WebhookConfig}
 
+OUTCOMES = tuple(outcome.wire for outcome in Outcome)
+RISKS = tuple(level.value for level in Level)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TIMEOUTS = ("connect_timeout", "first_byte_timeout", "idle_timeout", "total_timeout")
 _ROLLOUT_TIMES = ("stage_minutes", "stage_count", "shadow_minutes", "shadow_count")
@@ -284,6 +305,26 @@ def _check(config: Config, places: _Places) -> None:
             raise places.error(f"retention.{field}", f"is {days} days", hint)
     for name, upstream in config.upstreams.items():
         _check_upstream(f"upstreams.{name}", upstream, places)
+    for name, webhook in config.webhooks.items():
+        _check_webhook(f"webhooks.{name}", webhook, places)
+
+
+def _check_webhook(name: str, given: WebhookConfig, places: _Places) -> None:
+    for field in ("secret_env", "previous_secret_env"):
+        variable = getattr(given, field)
+        if variable and not _VARIABLE.fullmatch(variable):
+            hint = "name a variable, such as `SIEM_SECRET`, and put the secret there"
+            raise places.error(f"{name}.{field}", "is not the name of a variable", hint)
+    if given.secret_env and given.secret_file:
+        raise places.error(name, "names two secrets", "keep `secret_env` or `secret_file`")
+    if not 1 <= given.batch <= 500:
+        raise places.error(f"{name}.batch", "is not from 1 to 500", "leave it out for 100")
+    if not 0 < given.timeout <= 60:
+        raise places.error(f"{name}.timeout", "is not between 0 and 60", "give it in seconds")
+    for field, known in (("outcomes", OUTCOMES), ("risks", RISKS)):
+        for value in getattr(given, field):
+            if value not in known:
+                raise places.error(f"{name}.{field}", f"has no `{value[:40]}`", f"known: {', '.join(known)}")
 
 
 def _check_rollout(given: RolloutConfig, places: _Places) -> None:
@@ -337,6 +378,7 @@ def _warnings(config: Config, variables: Mapping[str, str]) -> tuple[str, ...]:
     settable = {f"{PREFIX}{s}_{f}".upper() for s, kind in SECTIONS.items() for f in kind.__struct_fields__}
     settable |= {*CLIENT_NAMES, PREFIX + "ENVIRONMENT"}
     known = settable | {*OTHER_NAMES} | {upstream.api_key_env for upstream in config.upstreams.values()}
+    known |= {name for hook in config.webhooks.values() for name in (hook.secret_env, hook.previous_secret_env)}
     unknown = sorted(name for name in variables if name.startswith(PREFIX) and name not in known)
     return tuple(f"`{name}` is set but nothing reads it{_meant(name, settable, PREFIX)}" for name in unknown)
 

@@ -17,12 +17,15 @@ import msgspec
 
 from checkrein import __version__
 from checkrein import config as configuration
-from checkrein.compose import DATA, SystemClock, credential, load_bundle, run_cases, verify_ledger
+from checkrein.compose import DATA, SystemClock, credential, destinations, load_bundle, run_cases, verify_ledger
 from checkrein.config import Loaded, Origin
+from checkrein.flow.delivery import Delivery
 from checkrein.model import CheckreinError, LedgerInvalid, PolicyInvalid
+from checkrein.model.stamp import stamp
 from checkrein.policy.bundle import Bundle
 from checkrein.ports import Unit
 from checkrein.services.keys import Keys
+from checkrein.services.outbox import Deliveries
 from checkrein.storage.files import DataDir
 from checkrein.storage.folder import read_folder
 from checkrein.storage.sqlite import SqliteStore
@@ -58,6 +61,7 @@ def examine(folder: Path, data: Path | None) -> tuple[list[Finding], tuple[Origi
         doctor.ask("store", doctor.store)
         doctor.ask("disk", doctor.disk)
         doctor.ask("upstreams", doctor.upstreams)
+        doctor.ask("webhooks", doctor.webhooks)
         doctor.ask("port", doctor.port)
     return doctor.findings, doctor.loaded.origins if doctor.loaded else ()
 
@@ -191,6 +195,22 @@ class _Doctor:
             hint = f"add `[upstreams.NAME]` to {configuration.FILE}; decisions work without one"
             yield Finding("warn", "upstreams", "none configured", hint)
 
+    def webhooks(self) -> Iterator[Finding]:
+        """Whether each can be told, how far it is behind, and what it would not take."""
+        if self.loaded is None or not self.loaded.config.webhooks:
+            return
+        destinations(self.loaded)
+        if not self._data.database.exists():
+            return
+        store = SqliteStore(self._data, SystemClock())
+        try:
+            deliveries, size = Deliveries(store, SystemClock()), store.head().size
+            for name in self.loaded.config.webhooks:
+                found = deliveries.of(name)
+                yield from _told(name, found, size) if found else [Finding("warn", f"webhook {name}", *_UNTOLD)]
+        finally:
+            store.close()
+
     def port(self) -> Iterator[Finding]:
         if self.loaded is None:
             return
@@ -201,6 +221,23 @@ class _Doctor:
             yield Finding("warn", "port", f"{host}:{port}: {why}", hint)
         else:
             yield Finding("ok", "port", f"{host}:{port} is free")
+
+
+_UNTOLD = ("nothing was delivered yet", "it is told while `checkrein serve` runs")
+
+
+def _told(name: str, found: Delivery, size: int) -> Iterator[Finding]:
+    what, behind = f"webhook {name}", size - 1 - found.cursor
+    if found.refused:
+        seqs = ", ".join(str(one.seq) for one in found.refused[:5])
+        many = f"{len(found.refused)} record{'' if len(found.refused) == 1 else 's'}"
+        hint = f"see why it refuses them, then `checkrein webhooks retry {name}`"
+        yield Finding("fail" if found.halted() else "warn", what, f"refused {many}: {seqs}", hint)
+    if found.failing_since_us:
+        since = stamp(found.failing_since_us)[:19]
+        yield Finding("fail", what, f"{found.why}, since {since}Z; {behind} records wait", "mend it: nothing is lost")
+    elif not found.refused:
+        yield Finding("ok", what, f"{found.delivered} records taken, {behind} wait")
 
 
 def _failures(what: str, error: CheckreinError | OSError) -> Iterator[Finding]:

@@ -200,6 +200,22 @@ class Upstream(Protocol):
     async def close(self) -> None: ...
 
 
+class Posted(msgspec.Struct, frozen=True):
+    """How a destination answered. `retry_after_s` is what it asks for, or 0."""
+
+    status: int
+    retry_after_s: float = 0.0
+
+
+class Hook(Protocol):
+    """A destination outside that is told what happened."""
+
+    async def post(self, id: str, body: bytes, content_type: str, at_s: int) -> Posted:
+        """Send `body`; raises `UpstreamUnavailable` when no answer comes. `id` is the same when it is sent again."""
+
+    async def close(self) -> None: ...
+
+
 class Facts(Protocol):
     """What the PDP may know besides the request (policy information point)."""
 

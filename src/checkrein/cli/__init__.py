@@ -10,6 +10,7 @@
 `audit`      audit list, show, verify, export; activity
 `keys`       keys create, list, revoke
 `bundle`     bundle build, sign, verify, show
+`webhooks`   webhooks list, test, retry
 `rollout`    rollout start, list, status, watch, pause, resume, promote, abort, undo
 
 What needs the store, the server or the policies is imported inside the verbs, so that `--help` answers at once.

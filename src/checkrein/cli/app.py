@@ -25,6 +25,7 @@ from checkrein.cli import (
     replay,
     rollout,
     run,
+    webhooks,
 )
 from checkrein.cli.common import ReaderGone, examples, reason, report
 from checkrein.model import CheckreinError, LedgerInvalid
@@ -77,6 +78,7 @@ privacy.register(audit.app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(rollout.app, name="rollout")
+app.add_typer(webhooks.app, name="webhooks")
 
 
 def _version(wanted: bool) -> None:

@@ -3,6 +3,7 @@
 `openai`  chat completions: body -> request, redacted body, error shapes
 `python`  `@governed` for functions
 `http`    the `Upstream` port over aiohttp
+`webhook` the `Hook` port: signed messages to systems outside
 
 Start with `openai`.
 """

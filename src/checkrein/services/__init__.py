@@ -11,6 +11,7 @@
 `reload`     new policy versions while a server runs: proved first, then swapped in
 `rollouts`   another version in stages: started and steered by people, judged by whoever ticks; `counting` counts
 `arms`       which version decides or answers: stable, promoted in its place, or a canary under way
+`outbox`     tells webhooks of every record, at least once and in order; `cloudevents` is what they are told
 `recovery`   after a crash: a start without an end becomes `execution.unknown`
 `turns`      prompts in flight, so that an agent gateway's tool calls are decided for the person
 `ids`        unguessable ids
