@@ -23,6 +23,7 @@ from unittest import mock
 
 import uvloop
 
+from benchmarks import toolkit
 from checkrein.compose import SystemClock
 from checkrein.ledger import Draft
 from checkrein.ports import RecordQuery, Unit
@@ -41,7 +42,6 @@ RARE = 499
 VERIFIED = 300_000
 MILLION = 1_000_000
 RIVAL_CALLERS, RIVAL_ENTRIES = 64, 6_400
-RIVAL = Path(__file__).parent.parent / ".venv/rivals/bin/python"
 
 #: their audit log with the file sink: the same facts, one after the other and from 64 threads; prints both rates
 RIVAL_SCRIPT = """
@@ -169,11 +169,11 @@ async def _load(store: SqliteStore, callers: int, units: Sequence[Unit]) -> list
 
 
 def _beside_a_file_sink(ours: float) -> None:
-    if not RIVAL.exists():
+    if not toolkit.PYTHON.exists():
         print("\nagent-governance-toolkit-core is not installed; `make bench` does that")
         return
     facts = json.dumps({"risk": "green", "score": 12, "reasons": ["staff may use the tools of their team"]})
-    command = [str(RIVAL), "-W", "ignore", "-c", RIVAL_SCRIPT, str(RIVAL_CALLERS), str(RIVAL_ENTRIES), facts]
+    command = [str(toolkit.PYTHON), "-W", "ignore", "-c", RIVAL_SCRIPT, str(RIVAL_CALLERS), str(RIVAL_ENTRIES), facts]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     single, threads = json.loads(answer.stdout.splitlines()[-1])
     print(f"\nfile sink of agent-governance-toolkit-core, never synced: {single:,.0f}/s from one caller,")
