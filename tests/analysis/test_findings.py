@@ -57,6 +57,9 @@ def told(bundle: Bundle) -> list[tuple[str, str, list[str]]]:
         'ip("10.0.0.1").isInRange(ip("192.168.0.0/16"))',
         "if context.input.amount > 5 then context.input.amount < 3 else context.input.amount > 6",
         '!context.labels.contains("tool:pay")',
+        '(if context.input.amount > 5 then "ab" else "b") like "c*"',
+        '(if context.input.amount > 5 then "ab" else "b") like "a*" && context.input.amount < 5',
+        '(if context.input.amount > 5 then "ab" else "b") == context.input.to && context.input.to like "*c"',
     ],
 )  # fmt: skip
 def test_a_policy_that_no_request_satisfies_is_dead(bundle: Callable[[str], Bundle], condition: str) -> None:
@@ -87,6 +90,7 @@ def test_a_policy_that_no_request_satisfies_is_dead(bundle: Callable[[str], Bund
         'action in Action::"mcp" && action in Action::"external"',
         "context has usage && context.usage.spend.lessThan(decimal(\"0.0\"))",
         "context.input has fast && context.input.fast",
+        '(if context.input.amount > 5 then "ab" else "b") like "a*b"',
     ],
 )  # fmt: skip
 def test_a_policy_that_some_request_satisfies_is_not_dead(bundle: Callable[[str], Bundle], condition: str) -> None:

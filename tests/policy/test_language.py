@@ -104,7 +104,8 @@ ERRS = [
     'duration("1s1m") == 1', 'duration("9223372036854775808ms") == 1', 'duration("1h") + duration("1h") == 1',
     'datetime("9999-12-31").offset(duration("9223372036854775807ms")) == 1',
     'datetime("1970-01-01").offset(duration("-9223372036854775808ms")).toDate() == 1',
-    'duration("1h").toDate() == 1',
+    'duration("1h").toDate() == 1', 'ip("::1", "::2").isIpv4()', 'ip() == 1', 'ip("::1").isIpv4(1)',
+    'decimal("1.0").lessThan()', 'context.n == 0 || decimal("1.0").lessThan(decimal("2.0"), decimal("3.0"))',
 ]  # fmt: skip
 
 

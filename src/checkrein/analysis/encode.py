@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
-from checkrein.analysis.expression import Encoder, Est
+from checkrein.analysis.expression import Encoder
 from checkrein.analysis.hierarchy import Hierarchy
 from checkrein.analysis.logic import Bool
 from checkrein.analysis.texts import Match
 from checkrein.analysis.values import Test, conjunction, negation
 from checkrein.analysis.world import View
 from checkrein.policy.cedar import Policy
+from checkrein.policy.expression import Est
 from checkrein.policy.source import problem
 from checkrein.policy.values import Uid
 

@@ -32,14 +32,10 @@ from checkrein.analysis.values import (
     truth,
 )
 from checkrein.analysis.world import View, context_types
+from checkrein.policy.expression import MAX_NESTING, Est, chain, pieces_of
 from checkrein.policy.extension import CONSTRUCTORS, METHODS, Datetime, Decimal, Duration
 from checkrein.policy.failure import EvaluationError
 from checkrein.policy.values import MAX_LONG, MIN_LONG, from_json
-
-#: deeper expressions would risk Python's stack
-MAX_NESTING = 100
-
-Est = Mapping[str, object]
 
 
 class Encoder:
@@ -70,7 +66,7 @@ class Encoder:
     def _test(self, est: object, nesting: int) -> Test:
         operator, argument = _operator(est, nesting)
         if operator in ("&&", "||"):
-            parts = [self.test(part, nesting - 1) for part in _chain(operator, est)]
+            parts = [self.test(part, nesting - 1) for part in chain(operator, est)]
             return (conjunction if operator == "&&" else disjunction)(self.logic, parts)
         if operator == "!":
             return negation(self.logic, self.test(cast("Est", argument)["arg"], nesting - 1))
@@ -117,7 +113,7 @@ class Encoder:
                 inside = part("in") if "in" in parts else None
                 return self.things.is_of_type(part("left"), cast("str", parts["entity_type"]), inside)
             case "like":
-                return self._like(part("left"), _pieces(cast("Sequence[object]", parts["pattern"])))
+                return self._like(part("left"), tuple(pieces_of(cast("Sequence[object]", parts["pattern"]))))
             case "if-then-else":
                 test = self.test(parts["if"], nesting - 1)
                 return self._choice(test, part("then"), part("else"))
@@ -300,27 +296,3 @@ def _operator(est: object, nesting: int) -> tuple[str, object]:
         raise NotAnalysed("an expression that is not one operator")
     ((operator, argument),) = est.items()
     return operator, argument
-
-
-def _chain(operator: str, est: object) -> list[object]:
-    """`a && b && c` as `[a, b, c]`, without recursion, since chains may be long."""
-    parts: list[object] = []
-    waiting = [est]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, Mapping) and len(item) == 1 and operator in item:
-            sides = cast("Est", item[operator])
-            waiting += [sides["right"], sides["left"]]
-        else:
-            parts.append(item)
-    return parts
-
-
-def _pieces(pattern: Sequence[object]) -> tuple[str, ...]:
-    pieces = [""]
-    for item in pattern:
-        if item == "Wildcard":
-            pieces.append("")
-        else:
-            pieces[-1] += cast("str", cast("Est", item)["Literal"])
-    return tuple(pieces)

@@ -15,7 +15,7 @@ from checkrein.analysis.patterns import Pieces, TooManyStates, find_text, fits
 
 
 class Text(NamedTuple):
-    """A string: its code, and the variables it may come from (none if it is known)."""
+    """A string: its code, and the variables it may come from (none if it is one of the named texts)."""
 
     code: Int
     sources: frozenset[str] = frozenset()
@@ -70,14 +70,15 @@ class Texts:
         if one.sources or other.sources:
             family = self._family(one.sources | other.sources)
             for text in (one, other):
-                if not text.sources:
+                if isinstance(text.code, int):
                     family.texts.add(text.code)
                     self._decide(family.patterns, [text.code])
         return self._logic.same(one.code, other.code)
 
     def like(self, text: Text, pieces: Pieces) -> Bool:
-        if not text.sources:
-            return fits(pieces, self.named[text.code])
+        if not text.sources:  # one of the named texts, and which one may hang on the request
+            fitting = [code for code, named in self.named.items() if fits(pieces, named)]
+            return self._logic.some([self._logic.same(text.code, code) for code in fitting])
         if len(pieces) == 1:
             return self.equal(text, self.constant(pieces[0]))
         if not any(pieces):

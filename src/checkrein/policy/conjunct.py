@@ -315,9 +315,9 @@ class _Needs:
         return bool
 
     def _method(self, operator: str, argument: object, guards: frozenset[Path]) -> type | None:
-        if operator not in _INFALLIBLE:
-            raise _MayErrError
         items, wanted = cast("list[object]", argument), METHODS[operator][0]
+        if operator not in _INFALLIBLE or len(items) != len(wanted):
+            raise _MayErrError
         for item, kind in zip(items, wanted, strict=True):
             self.read(item, guards, frozenset([kind]))
         return int if operator.startswith("to") and operator != "toTime" else Duration if operator == "toTime" else bool

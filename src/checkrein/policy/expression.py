@@ -50,10 +50,8 @@ def expression(est: object, nesting: int = MAX_NESTING) -> Node:
         return Node(_CHAINS[operator](tests), bool)
     if operator in _UNARY:
         return _UNARY[operator](part("arg"))
-    if operator in METHODS and len(argument) == len(METHODS[operator][0]):
-        return operators.method(operator, each(argument))
-    if operator in CONSTRUCTORS and len(argument) == 1:
-        return operators.construction(operator, *each(argument))
+    if operator in METHODS or operator in CONSTRUCTORS:
+        return operators.call(operator, each(argument))
     match operator:
         case "Value":
             return constant(from_json(argument))

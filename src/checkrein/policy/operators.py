@@ -193,7 +193,16 @@ def wildcards(pieces: Sequence[str]) -> Callable[[str], bool]:
 _NAMES: Mapping[type, str] = {Decimal: "decimal", Ip: "ipaddr", Datetime: "datetime", Duration: "duration"}
 
 
-def construction(name: str, argument: Node) -> Node:
+def call(name: str, arguments: Sequence[Node]) -> Node:
+    """A constructor or a method; what has too few arguments or too many errs, and only if it is evaluated."""
+    if name in CONSTRUCTORS and len(arguments) == 1:
+        return _construction(name, arguments[0])
+    if name in METHODS and len(arguments) == len(METHODS[name][0]):
+        return _method(name, arguments)
+    return _failing(f"`{name}` does not take {len(arguments)} argument(s)")
+
+
+def _construction(name: str, argument: Node) -> Node:
     """`decimal("1.50")`; a text that is none errs when it is evaluated, and only if it is."""
     parse = CONSTRUCTORS[name]
     if isinstance(argument.constant, str):
@@ -212,7 +221,7 @@ def _failing(message: str) -> Node:
     return Node(run)
 
 
-def method(name: str, arguments: Sequence[Node]) -> Node:
+def _method(name: str, arguments: Sequence[Node]) -> Node:
     kinds, call = METHODS[name]
     parts: list[Eval] = [typed(node, kind, _NAMES[kind]) for node, kind in zip(arguments, kinds, strict=True)]
     if len(parts) == 1:
