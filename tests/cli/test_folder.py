@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from checkrein.defaults import contents
 
@@ -98,7 +101,48 @@ def test_a_policy_that_fires_in_no_test_is_named_and_can_be_required_to(folder: 
     assert f'failures="{len(silent)}"'.encode() in report.read_bytes()
 
 
+INVARIANTS = """
+tests:
+  - {name: reading runs, subject: alice, tool: read_file, input: {path: a}, expect: {outcome: allow}}
+invariants:
+  - {name: no transfer runs, never: {outcome: [allow], when: 'action == Action::"transfer_funds"'}}
+  - {name: no mail is asked about, never: {outcome: require_review}}
+"""
+
+
+def test_invariants_are_proved_beside_the_tests_or_broken_by_an_example(folder: Path, cli: Run, tmp_path: Path) -> None:
+    (folder / "tests").mkdir()
+    (folder / "tests/main.yaml").write_text(INVARIANTS)
+    report = tmp_path / "junit.xml"
+    ran = cli("test", folder, "--junit", report)
+    assert ran.code == 5
+    assert "pass  no transfer runs\nFAIL  no mail is asked about\n" in ran.out
+    assert "tests/main.yaml:6: the invariant `no mail is asked about` is broken: require_review, decided by" in ran.out
+    assert "tests/main.yaml:6: for example: send_email " in ran.out
+    assert ran.out.endswith("2 passed, 1 failed\n")
+    assert [each["passed"] for each in cli("test", folder, "-o", "json").json()["invariants"]] == [True, False]
+    assert b'tests="3" failures="1"' in report.read_bytes()
+
+
+def test_without_the_solver_nothing_is_taken_for_proved(
+    folder: Path, cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "z3", None)
+    warned = cli("check", folder)
+    assert warned.code == 0
+    assert "warning: not analysed: the analysis of policies needs z3" in warned.err
+    (folder / "tests").mkdir()
+    (folder / "tests/main.yaml").write_text(INVARIANTS)
+    for verb in ("check", "test"):
+        ran = cli(verb, folder)
+        assert ran.code == 5
+        assert (ran.out + ran.err).count("not proved: the analysis of policies needs z3") == 2
+    assert cli("check", folder, "--no-analyze").code == 0
+
+
 def test_the_schema_for_editors_is_json(cli: Run) -> None:
     schema = cli("test", "--schema").json()
     assert schema["title"].startswith("Checkrein policy tests")
     assert set(schema["properties"]) == {"now", "subjects", "resources", "invariants", "tests"}
+    invariant = schema["$defs"][schema["properties"]["invariants"]["items"]["$ref"].removeprefix("#/$defs/")]
+    assert (invariant["required"], set(invariant["properties"])) == (["name", "never"], {"name", "never"})

@@ -10,13 +10,14 @@ import typer
 
 from checkrein.cli.common import Format, Output, emit, examples, print_json, say
 from checkrein.cli.tables import print_table
-from checkrein.model import PolicyInvalid
+from checkrein.model import CheckreinError, PolicyInvalid
 
 if TYPE_CHECKING:
     from checkrein.analysis.diff import Difference, Row
-    from checkrein.analysis.invariants import Invariant
+    from checkrein.analysis.invariants import Checked, Invariant
     from checkrein.analysis.witness import Witness
     from checkrein.policy.bundle import Bundle
+    from checkrein.policy.junit import Ran
 
 
 def register(app: typer.Typer) -> None:
@@ -105,14 +106,24 @@ class Analysis(NamedTuple):
 def analyze(folder: Path) -> Analysis:
     """Dead, shadowed and contradictory policies of a folder or bundle, and its invariants.
 
-    Raises `PolicyInvalid` if it does not load, and `CheckreinError` where z3 is not installed.
+    Without z3 the policies are a warning, and every invariant a problem: nobody knows whether it holds. Raises
+    `PolicyInvalid` if the folder does not load.
     """
+    from checkrein.analysis import logic
     from checkrein.analysis.findings import What, analyse
     from checkrein.analysis.invariants import check
+    from checkrein.policy.source import problem
 
     bundle, files = _load(folder)
-    findings = analyse(bundle)
     invariants, problems = _invariants(bundle, files)
+    try:
+        logic.load()
+    except CheckreinError as error:
+        unproved = (
+            problem(each.place, f"the invariant `{each.name[:80]}` is {_unproved(error)}") for each in invariants
+        )
+        return Analysis((*problems, *unproved), (f"not analysed: {error} ({error.hint})",))
+    findings = analyse(bundle)
     checked = check(bundle, invariants)
     told = [finding for finding in findings.found if finding.what is not What.UNKNOWN]
     untold = [finding for finding in findings.found if finding.what is What.UNKNOWN]
@@ -120,6 +131,33 @@ def analyze(folder: Path) -> Analysis:
         (*map(str, told), *problems, *(str(result) for result in checked if not result.holds)),
         (*map(str, untold), *findings.notes, *(note for result in checked[:1] for note in result.notes)),
     )
+
+
+def prove(folder: Path) -> tuple[Ran, ...]:
+    """The invariants of a folder or bundle; one that is not proved has failed. Raises `PolicyInvalid`."""
+    from checkrein.analysis.invariants import check
+    from checkrein.policy.junit import Ran
+
+    bundle, files = _load(folder)
+    invariants, problems = _invariants(bundle, files)
+    if problems:
+        raise PolicyInvalid(f"{folder} has invariants that cannot be read", problems=problems, hint="mend the lines")
+    try:
+        checked = check(bundle, invariants)
+    except CheckreinError as error:  # z3 is not installed
+        return tuple(Ran(each.name, each.place, (_unproved(error),)) for each in invariants)
+    return tuple(Ran(each.invariant.name, each.invariant.place, _against(each)) for each in checked)
+
+
+def _unproved(error: CheckreinError) -> str:
+    return f"not proved: {error} ({error.hint})"
+
+
+def _against(checked: Checked) -> tuple[str, ...]:
+    if checked.holds:
+        return ()
+    told = str(checked).removeprefix(f"{checked.invariant.place}: ")
+    return (told, f"for example: {_sentence(checked.witness)}") if checked.witness and checked.confirmed else (told,)
 
 
 def _invariants(bundle: Bundle, files: dict[str, bytes]) -> tuple[tuple[Invariant, ...], tuple[str, ...]]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from checkrein.cli.common import HERE, Data, Dir, Format, Output, emit, examples, plain, print_json, reason, say
 from checkrein.cli.tables import print_table
-from checkrein.model import CheckreinError, ConfigError, PolicyInvalid
+from checkrein.model import ConfigError, PolicyInvalid
+
+if TYPE_CHECKING:
+    from checkrein.policy.junit import Ran
 
 Folder = Annotated[Path | None, typer.Argument(metavar="DIR", help="The governance folder.", show_default="--dir")]
 
@@ -85,8 +88,10 @@ def check(
 ) -> None:
     """Load the folder strictly and name every problem with file and line. Exits 5 on any.
 
-    Broken Cedar, unknown attributes and effects, missing ids, unknown fields in checkrein.toml. With z3 installed also
-    policies that can never fire, that a stricter one always covers, or that contradict each other. Nothing is recorded.
+    Broken Cedar, unknown attributes and effects, missing ids, unknown fields in checkrein.toml. With the extra
+    (pip install 'checkrein[analysis]') also policies that can never fire, that a stricter one always covers, or that
+    contradict each other, and invariants that do not hold. Without it a warning says that nobody looked, and every
+    invariant is a problem. Nothing is recorded.
     """
     from checkrein import config
     from checkrein.compose import load_bundle
@@ -105,7 +110,9 @@ def check(
         bundle = load_bundle(target)
         warnings += bundle.warnings
         if analyze:
-            found, notes = _analysed(target)
+            from checkrein.cli.analysis import analyze as look_deeper
+
+            found, notes = look_deeper(target)
             problems += found
             warnings += notes
     except PolicyInvalid as error:
@@ -132,18 +139,6 @@ def check(
         emit(f"ok: {counts}; {bundle.digest}")
 
 
-def _analysed(target: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What the solver finds: dead, shadowed and contradictory policies, broken invariants. Without it, one note."""
-    from checkrein.cli.analysis import analyze
-
-    try:
-        return analyze(target)
-    except PolicyInvalid:
-        raise
-    except CheckreinError as error:
-        return (), (f"not analysed: {error} ({error.hint})",)
-
-
 def test(
     folder: Folder = None,
     junit: Annotated[Path | None, typer.Option(help="Write the results as JUnit XML too.", metavar="FILE")] = None,
@@ -159,18 +154,23 @@ def test(
 ) -> None:
     """Run the policy tests of the folder (tests/*.yaml). Exits 5 when one fails. Nothing is recorded.
 
-    Names the policies that fire in no test: a rule nobody has tried.
+    Names the policies that fire in no test: a rule nobody has tried. Proves the invariants (`never: ...`); one that is
+    not proved has failed, also where checkrein[analysis] is not installed.
     """
     if schema:
         from importlib.resources import files
 
         emit((files("checkrein.policy") / "schemas" / "tests.schema.json").read_text(encoding="utf-8").rstrip())
         return
+    from checkrein.cli.analysis import prove
     from checkrein.compose import run_cases, unfired
+    from checkrein.policy.junit import Ran
     from checkrein.policy.junit import junit as to_junit
 
     target = folder or dir
-    results, silent = run_cases(target), unfired(target)
+    cases = tuple(Ran(each.case.name, each.case.place, each.failures) for each in run_cases(target))
+    silent, invariants = unfired(target), prove(target)
+    results = (*cases, *invariants)
     failed = [result for result in results if not result.passed]
     if junit is not None:
         try:
@@ -180,25 +180,27 @@ def test(
     if output is Output.JSON:
         print_json(
             {
-                "tests": [
-                    {"name": r.case.name, "place": r.case.place, "passed": r.passed, "failures": list(r.failures)}
-                    for r in results
-                ],
+                "tests": [_told(result) for result in cases],
+                "invariants": [_told(result) for result in invariants],
                 "unfired": list(silent),
             }
         )
     else:
         for result in results:
-            emit(plain(f"{'pass' if result.passed else 'FAIL'}  {result.case.name}"))
+            emit(plain(f"{'pass' if result.passed else 'FAIL'}  {result.name}"))
             for failure in result.failures:
-                emit(plain(f"      {result.case.place}: {failure}"))
+                emit(plain(f"      {result.place}: {failure}"))
         emit(f"{len(results) - len(failed)} passed, {len(failed)} failed")
-    if not results:
+    if not cases:
         raise PolicyInvalid(f"{target} has no policy tests", hint="write some under tests/*.yaml")
     if silent:
         say(plain(f"in no test: {', '.join(silent)}"))
     if failed or (silent and require_coverage):
         raise typer.Exit(PolicyInvalid.exit_code)
+
+
+def _told(result: Ran) -> dict[str, object]:
+    return {"name": result.name, "place": result.place, "passed": result.passed, "failures": list(result.failures)}
 
 
 def doctor(dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE) -> None:
