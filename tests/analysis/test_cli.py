@@ -99,3 +99,20 @@ def test_a_dead_policy_and_a_broken_invariant_are_problems(before: Path) -> None
     assert problems[0].startswith("policies/dead.cedar:1: `late` is dead")
     assert "the invariant `staff are not needed` is broken: allow, decided by" in problems[1]
     assert len(problems) == 2
+
+
+def test_a_dead_a_shadowed_and_a_contradictory_policy_are_each_reported(before: Path) -> None:
+    def planted(id: str, head: str, condition: str) -> str:
+        scope = '(principal, action == Action::"read_file", resource)'
+        return f'@id("{id}") @owner("x") @reason("x") {head} {scope} when {{ {condition} }};\n'
+
+    review = '@outcome("require_review") @approvers("1 of security") forbid'
+    (before / "policies/planted.cedar").write_text(
+        planted("dead", "forbid", "context.time.hour > 24")
+        + planted("stop", "forbid", 'context.input.path like "/etc/*"')
+        + planted("shadowed", review, 'context.input.path like "/etc/ssh/*"')
+        + planted("let", "permit", 'context.input.path like "/etc/*"')
+    )
+    problems, _ = analysis.analyze(before)
+    for problem, said in zip(problems, ("1: `dead` is dead", "3: `shadowed` never decides", "4: `let`"), strict=True):
+        assert problem.startswith(f"policies/planted.cedar:{said}")

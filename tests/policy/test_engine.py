@@ -165,6 +165,13 @@ def test_a_policy_is_found_by_its_id() -> None:
         engine.policy("nobody")
 
 
+def test_an_id_is_the_annotation_or_what_cedar_counts_templates_and_all() -> None:
+    given = "permit (principal, action, resource)"
+    template = "permit (principal == ?principal, action, resource);"
+    engine = PolicySet.from_cedar(f'@id("named") {given}; {given}; @id("") {given}; {template} {given};')
+    assert engine.evaluate(ALICE, PAY, BANK, {}).determining == ("named", "policy1", "policy2", "policy4")
+
+
 def test_ids_that_clash_are_a_problem_even_in_plain_text() -> None:
     with pytest.raises(PolicyInvalid):
         PolicySet.from_cedar(f'@id("policy1") {GRANT[9:]} {GRANT[9:]}')
