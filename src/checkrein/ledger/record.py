@@ -66,12 +66,32 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """A draft whose body is canonical bytes already: all that can fail has been tried, only its place is missing."""
+    """A draft whose body is canonical bytes already: all that can fail has been tried, only its place is missing.
+
+    `found` are its facets in their order, None where they are empty.
+    """
 
     kind: str
     trace_id: str
-    body: bytes
-    facets: Facets
+    body: msgspec.Raw
+    found: tuple[str | None, ...]
+
+    @property
+    def evaluation(self) -> str | None:
+        """The decision it belongs to."""
+        return self.found[-1]
+
+
+class _Placed(msgspec.Struct, gc=False):
+    """A record about to be written; its members in the order of canonical JSON."""
+
+    body: msgspec.Raw
+    id: str
+    kind: str
+    seq: int
+    trace_id: str
+    ts_us: int
+    v: int
 
 
 class _Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -129,22 +149,12 @@ def prepare(draft: Draft) -> Prepared:
     """The draft's body as bytes. Raises `ValueError` for values the ledger does not admit."""
     if not (draft.kind.isascii() and draft.trace_id.isascii()):
         raise ValueError("kind and trace id are ASCII")
-    return Prepared(draft.kind, draft.trace_id, canonical(draft.body), facets(draft.body))
+    return Prepared(draft.kind, draft.trace_id, msgspec.Raw(canonical(draft.body)), found_under(draft.body))
 
 
 def place(prepared: Prepared, *, seq: int, id: str, ts_us: int) -> Record:
     """Give it its place. Raises `ValueError` if the record is too long."""
-    data = _encoder.encode(
-        {
-            "v": VERSION,
-            "seq": seq,
-            "id": id,
-            "kind": prepared.kind,
-            "trace_id": prepared.trace_id,
-            "ts_us": ts_us,
-            "body": msgspec.Raw(prepared.body),
-        }
-    )
+    data = _encoder.encode(_Placed(prepared.body, id, prepared.kind, seq, prepared.trace_id, ts_us, VERSION))
     if len(data) > MAX_BYTES:
         raise ValueError(f"a record of {len(data)} bytes is longer than {MAX_BYTES}")
     return Record(seq, id, prepared.kind, prepared.trace_id, ts_us, data)

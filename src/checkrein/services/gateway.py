@@ -39,7 +39,7 @@ from checkrein.services.approvals import Approvals, save
 from checkrein.services.payloads import MAX_RESULT_BYTES, Sealer
 from checkrein.services.pdp import Asked, Part, Pdp
 from checkrein.services.turns import Turn, Turns
-from checkrein.services.writes import Unsealed, together
+from checkrein.services.writes import Unsealed, landed, together
 
 T = TypeVar("T")
 #: the steps of an action: yields the future of each durable write, is sent its records
@@ -408,8 +408,7 @@ async def _drive(steps: Steps[T]) -> T:
         future = next(steps)
         while True:
             try:
-                # shielded: a caller that goes away must not cancel a write that others share
-                written = await asyncio.shield(asyncio.wrap_future(future))
+                written = await landed(future)
             except Exception as error:  # noqa: BLE001 - handed to the steps, which decide what it means
                 future = steps.throw(error)
             else:

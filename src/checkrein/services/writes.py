@@ -1,10 +1,13 @@
-"""Two durable writes that are issued at once and waited for as one, so that together they cost one sync of time."""
+"""Waiting for durable writes: two that are issued at once as one, and any from an event loop."""
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import threading
+from collections import deque
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from checkrein.model import StoreUnavailable
 
@@ -45,3 +48,47 @@ class _Both(Generic[T]):
             self.over.set_exception(error)
         else:
             self.over.set_result(self._written.result())
+
+
+def landed(written: Future[T]) -> asyncio.Future[T]:
+    """What a caller on the running event loop awaits. A caller that goes away does not take the write with it."""
+    loop = asyncio.get_running_loop()
+    landing: _Landing | None = getattr(_here, "landing", None)
+    if landing is None or landing.loop is not loop:
+        landing = _here.landing = _Landing(loop)
+    waiter: asyncio.Future[T] = loop.create_future()
+    written.add_done_callback(functools.partial(landing.bring, waiter))
+    return waiter
+
+
+class _Landing:
+    """Wakes a loop once for all writes that became durable together, where `asyncio.wrap_future` does for each."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._over: deque[tuple[asyncio.Future[Any], Future[Any]]] = deque()
+        self._called = False
+
+    def bring(self, waiter: asyncio.Future[Any], written: Future[Any]) -> None:
+        """Called in whatever thread ends the write."""
+        self._over.append((waiter, written))
+        # first in the queue, then this test; the loop does it the other way about, so that none is left behind
+        if not self._called and not self.loop.is_closed():
+            self._called = True
+            self.loop.call_soon_threadsafe(self._hand_over)
+
+    def _hand_over(self) -> None:
+        self._called = False
+        while self._over:
+            waiter, written = self._over.popleft()
+            if waiter.done():  # the caller went away
+                continue
+            if written.cancelled():
+                waiter.cancel()
+            elif (error := written.exception()) is not None:
+                waiter.set_exception(error)
+            else:
+                waiter.set_result(written.result())
+
+
+_here = threading.local()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import apsw
@@ -150,6 +150,24 @@ def read_frontier(connection: apsw.Connection) -> tuple[Frontier, int]:
     if row is None:
         raise LedgerInvalid("the stored head is missing", hint="run `checkrein audit verify`")
     return Frontier.from_bytes(row[0]), row[1]
+
+
+def grown(frontier: Frontier, leaves: Sequence[bytes]) -> tuple[Frontier, list[tuple[int, bytes]]]:
+    """The tree with these leaf hashes appended, and the rows of `spine` that become due."""
+    spine = []
+    for at in _runs(frontier.size, len(leaves)):
+        frontier = frontier.extend(leaves[at])
+        if frontier.size % SPINE_STEP == 0:
+            spine.append((frontier.size, frontier.nodes[-1]))
+    return frontier, spine
+
+
+def _runs(size: int, count: int) -> Iterator[slice]:
+    """Slices of `count` new leaves that end where a row of `spine` is due."""
+    start, end = 0, SPINE_STEP - size % SPINE_STEP
+    while start < count:
+        yield slice(start, min(end, count))
+        start, end = end, end + SPINE_STEP
 
 
 def leaves(connection: apsw.Connection, start: int, end: int) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ signs.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import apsw
 
@@ -114,16 +114,17 @@ class Keeper:
         connection.execute("BEGIN")
         new = read_frontier(connection)[0].head
         old = notes.verify(text, self._signer.vkey) if text else None
-        require_extension(connection, old, new)
+        start = min(old.size if old else 0, self._files.leaves_kept())
+        fresh = list(leaves(connection, start, new.size))
+        require_extension(connection, old, new, fresh[old.size - start :] if old else [])
         if old != new:
-            start = min(old.size if old else 0, self._files.leaves_kept())
-            self._files.write_leaves(start, b"".join(leaves(connection, start, new.size)))
+            self._files.write_leaves(start, b"".join(fresh))
             self._files.write_checkpoint(self._signer.sign(new))
         self._signed = new.size
 
 
-def require_extension(connection: apsw.Connection, old: Head | None, new: Head) -> None:
-    """Raise `LedgerInvalid` unless `new`, with the stored leaf hashes, only appends to `old`.
+def require_extension(connection: apsw.Connection, old: Head | None, new: Head, fresh: Sequence[bytes]) -> None:
+    """Raise `LedgerInvalid` unless `new`, with the stored leaf hashes `fresh` behind it, only appends to `old`.
 
     The tree at the old size comes from the spine, or from every leaf hash if that does not give the signed
     root.
@@ -137,5 +138,5 @@ def require_extension(connection: apsw.Connection, old: Head | None, new: Head) 
     tree = frontier_at(connection, old.size)
     if tree is None or tree.head != old:
         tree = Frontier().extend(leaves(connection, 0, old.size))
-    if tree.head != old or tree.extend(leaves(connection, old.size, new.size)).head != new:
+    if tree.head != old or tree.extend(fresh).head != new:
         raise LedgerInvalid(f"the {new.size} stored records do not extend the checkpoint of {old.size}", hint=_HINT)

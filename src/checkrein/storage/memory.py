@@ -126,9 +126,10 @@ class MemoryStore:
     def _apply(self, drafts: tuple[Prepared, ...], saves: tuple[Save, ...]) -> tuple[Record, ...]:
         self._require_open()
         ts_us, seq = self._stamper.now_us(self._ts_us), len(self._entries)
+        ids = self._stamper.ids(ts_us, len(drafts))
         placed = tuple(
-            place(draft, seq=seq + offset, id=self._stamper.id(ts_us), ts_us=ts_us)
-            for offset, draft in enumerate(drafts)
+            place(draft, seq=seq + offset, id=id, ts_us=ts_us)
+            for offset, (draft, id) in enumerate(zip(drafts, ids, strict=True))
         )
         rows: dict[tuple[str, str], Row] = {}
         for save in saves:
@@ -140,7 +141,7 @@ class MemoryStore:
         self._rows.update(rows)
         for draft, record in zip(drafts, placed, strict=True):
             leaf = leaf_hash(record.data)
-            self._entries.append(Entry(record, draft.facets, leaf))
+            self._entries.append(Entry(record, Facets(*[text or "" for text in draft.found]), leaf))
             self._frontier = self._frontier.append(leaf)
         self._ts_us = ts_us
         return placed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
 from checkrein.ledger import Record
@@ -13,6 +13,7 @@ from checkrein.ports import Clock, Save
 Randomness = Callable[[int], bytes]
 Written = Future[tuple[Record, ...]]
 _NOISE_BYTES = 10
+_LOW = (1 << 62) - 1
 
 
 class Stamper:
@@ -26,12 +27,13 @@ class Stamper:
         """The time now, but never before the last record."""
         return max(self._clock.now_us(), last_us)
 
-    def id(self, ts_us: int) -> str:
-        """`rec_` and the 32 hex digits of a UUIDv7 (RFC 9562): sorted by millisecond, else random."""
-        noise = int.from_bytes(self._randomness(_NOISE_BYTES), "big")
-        low = noise & ((1 << 62) - 1)
-        high = noise >> 62 & 0xFFF
-        return f"rec_{(ts_us // 1000 & (1 << 48) - 1) << 80 | 7 << 76 | high << 64 | 2 << 62 | low:032x}"
+    def ids(self, ts_us: int, count: int) -> Iterator[str]:
+        """`rec_` and the 32 hex digits of a UUIDv7 (RFC 9562), sorted by millisecond, else random; so many of them."""
+        noise = self._randomness(_NOISE_BYTES * count)
+        head = f"rec_{ts_us // 1000 & (1 << 48) - 1:012x}7"
+        for at in range(0, len(noise), _NOISE_BYTES):
+            number = int.from_bytes(noise[at : at + _NOISE_BYTES], "big")
+            yield f"{head}{number >> 62 & 0xFFF:03x}{2 << 62 | number & _LOW:016x}"
 
 
 def checked(saves: tuple[Save, ...]) -> tuple[Save, ...]:

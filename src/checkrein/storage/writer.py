@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -24,15 +24,16 @@ from checkrein.ledger.record import Prepared, place, prepare
 from checkrein.ledger.tree import Frontier, leaf_hash
 from checkrein.model import CheckreinError, StoreConflict, StoreUnavailable
 from checkrein.ports import Save, Unit
-from checkrein.storage.database import SPINE_STEP, connect, read_frontier, settle, trouble
+from checkrein.storage.database import connect, grown, read_frontier, settle, trouble
 from checkrein.storage.units import Stamper, Written, checked, conflict, unrecordable
 
 #: units in one transaction
 MAX_BATCH = 1024
 #: how often a locked database is tried, and how long this process steps back when another one writes too
 _TRY_S = 0.001
-#: pages in the WAL before they are copied into the database file
-WAL_PAGES = 1000
+#: pages in the WAL (16 MiB) before they are copied into the database file. A page that was written several times is
+#: copied once, so a longer WAL costs less a record; copying this one takes about 10 ms.
+WAL_PAGES = 4000
 #: so often a connection on which the disk refused is asked to settle before another one is
 _SETTLE_TRIES = 16
 
@@ -58,11 +59,15 @@ class _Job:
 class _Batch:
     """The rows of one transaction, collected so that each table is written with one statement."""
 
-    def __init__(self, frontier: Frontier, ts_us: int) -> None:
+    def __init__(self, frontier: Frontier, ts_us: int, ids: Iterator[str]) -> None:
+        #: the tree before this batch; `size` counts on
         self.frontier = frontier
+        self.size = frontier.size
         self.ts_us = ts_us
-        self.records: list[tuple[_Cell, ...]] = []
-        self.spine: list[tuple[int, bytes]] = []
+        self.ids = ids
+        self.leaves: list[bytes] = []
+        self.rows: list[tuple[_Cell, ...]] = []
+        self.last: Record | None = None
         #: executions that start in this batch, and all that end in it
         self.started: dict[str, int] = {}
         self.ended: set[str] = set()
@@ -101,6 +106,8 @@ class Writer:
         self._queue: deque[_Job] = deque()
         self._wake = threading.Condition()
         self._closing = False
+        #: whether the writer waits to be woken
+        self._idle = False
         self._connection: apsw.Connection | None = None
         self._size = -1
         self._wal_pages = 0
@@ -134,7 +141,8 @@ class Writer:
                 )
             else:
                 self._queue.append(job)
-                self._wake.notify()
+                if self._idle:
+                    self._wake.notify()
         return future
 
     def close(self) -> None:
@@ -161,7 +169,9 @@ class Writer:
                         batch.append(job)
                 if batch or self._closing:
                     return batch
+                self._idle = True
                 self._wake.wait()
+                self._idle = False
 
     def _write(self, jobs: list[_Job]) -> None:
         if self._file is not None and _identity(self._path) != self._file:
@@ -180,7 +190,7 @@ class Writer:
                 return
             batch = landed
         self.healthy = True
-        self._on_commit(batch.frontier.size)
+        self._on_commit(batch.size)
         for future, answer in batch.answers:
             if isinstance(answer, CheckreinError):
                 future.set_exception(answer)
@@ -209,8 +219,8 @@ class Writer:
 
     def _shared(self, batch: _Batch) -> bool:
         """Whether another process wrote since the last transaction of this one."""
-        before, self._size = self._size, batch.frontier.size
-        return before not in (-1, batch.frontier.size - len(batch.records))
+        before, self._size = self._size, batch.size
+        return before not in (-1, batch.frontier.size)
 
     def _transact(self, jobs: list[_Job]) -> _Batch:
         if self._doubts:
@@ -218,16 +228,16 @@ class Writer:
         connection = self._connect()
         self._begin(connection)
         frontier, last_us = read_frontier(connection)
-        batch = _Batch(frontier, self._stamper.now_us(last_us))
+        ts_us = self._stamper.now_us(last_us)
+        batch = _Batch(frontier, ts_us, self._stamper.ids(ts_us, sum(len(job.drafts) for job in jobs)))
         for job in jobs:
             batch.answers.append((job.future, self._apply(connection, batch, job)))
-        connection.executemany(_INSERT, batch.records)
-        connection.executemany("INSERT OR REPLACE INTO spine VALUES (?, ?)", batch.spine)
+        connection.executemany(_INSERT, batch.rows)
+        frontier, spine = grown(frontier, batch.leaves)
+        connection.executemany("INSERT OR REPLACE INTO spine VALUES (?, ?)", spine)
         connection.executemany("DELETE FROM running WHERE evaluation = ?", [(ended,) for ended in batch.ended])
         connection.executemany("INSERT OR IGNORE INTO running VALUES (?, ?)", batch.started.items())
-        connection.execute(
-            "UPDATE head SET frontier = ?, ts_us = ? WHERE one = 1", (batch.frontier.to_bytes(), batch.ts_us)
-        )
+        connection.execute("UPDATE head SET frontier = ?, ts_us = ? WHERE one = 1", (frontier.to_bytes(), ts_us))
         self._committing = batch
         connection.execute("COMMIT")
         self._committing = None
@@ -263,22 +273,24 @@ class Writer:
             return conflict
         for draft, record in zip(job.drafts, placed, strict=True):
             leaf = leaf_hash(record.data)
-            batch.frontier = batch.frontier.append(leaf)
-            batch.records.append(_columns(draft, record, leaf))
-            if batch.frontier.size % SPINE_STEP == 0:
-                batch.spine.append((batch.frontier.size, batch.frontier.nodes[-1]))
-            if record.kind == "execution.started" and draft.facets.evaluation:
-                batch.started.setdefault(draft.facets.evaluation, record.seq)
-            elif record.kind in _ENDS and draft.facets.evaluation:
-                batch.started.pop(draft.facets.evaluation, None)
-                batch.ended.add(draft.facets.evaluation)
+            batch.leaves.append(leaf)
+            named = (record.seq, record.id, record.kind, record.trace_id or None, record.ts_us)
+            batch.rows.append((*named, *draft.found, leaf, record.data))
+            if record.kind == "execution.started" and draft.evaluation:
+                batch.started.setdefault(draft.evaluation, record.seq)
+            elif record.kind in _ENDS and draft.evaluation:
+                batch.started.pop(draft.evaluation, None)
+                batch.ended.add(draft.evaluation)
+            batch.last = record
+        batch.size += len(placed)
         return placed
 
     def _place(self, batch: _Batch, job: _Job) -> tuple[Record, ...]:
-        ts_us, seq = batch.ts_us, batch.frontier.size
         return tuple(
-            place(draft, seq=seq + offset, id=self._stamper.id(ts_us), ts_us=ts_us)
-            for offset, draft in enumerate(job.drafts)
+            [
+                place(draft, seq=seq, id=next(batch.ids), ts_us=batch.ts_us)
+                for seq, draft in enumerate(job.drafts, batch.size)
+            ]
         )
 
     def _save(self, connection: apsw.Connection, saves: tuple[Save, ...]) -> StoreConflict | None:
@@ -310,9 +322,9 @@ class Writer:
             self._doubts = 1
             with contextlib.suppress(apsw.Error):  # the next transaction tries again, before anything else
                 self._settle()
-                if batch and batch.records:
-                    seq, id = batch.records[-1][:2]
-                    if self._connect().execute("SELECT id FROM record WHERE seq = ?", (seq,)).get == id:
+                if batch and batch.last:
+                    found = self._connect().execute("SELECT id FROM record WHERE seq = ?", (batch.last.seq,)).get
+                    if found == batch.last.id:
                         return batch
         return None
 
@@ -342,26 +354,6 @@ class Writer:
         if connection is not None:
             with contextlib.suppress(apsw.Error):  # it is being given up; the error that counts was raised before
                 connection.close(True)
-
-
-def _columns(draft: Prepared, record: Record, leaf: bytes) -> tuple[_Cell, ...]:
-    found = draft.facets
-    return (
-        record.seq,
-        record.id,
-        record.kind,
-        record.trace_id or None,
-        record.ts_us,
-        found.user or None,
-        found.agent or None,
-        found.action or None,
-        found.outcome or None,
-        found.risk or None,
-        found.approval or None,
-        found.evaluation or None,
-        leaf,
-        record.data,
-    )
 
 
 def _refusal(error: Exception, path: Path) -> CheckreinError:
