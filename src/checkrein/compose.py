@@ -343,7 +343,7 @@ def destinations(loaded: Loaded) -> dict[str, Destination]:
 def _destination(name: str, given: WebhookConfig, loaded: Loaded) -> Destination:
     secrets = [_variable(variable, f"webhook `{name}`", loaded) for variable in _secret_names(given)]
     if given.secret_file:
-        secrets.append(_secret_file(Path(given.secret_file), f"webhook `{name}`"))
+        secrets.append(_secret_file(Path(given.secret_file), "secret_file", f"webhook `{name}`"))
     try:
         hook = Webhook(given.url, [read_secret(secret) for secret in secrets], timeout_s=given.timeout)
     except ConfigError as error:
@@ -371,18 +371,16 @@ def _variable(variable: str, what: str, loaded: Loaded) -> str:
     return value
 
 
-def _secret_file(path: Path, what: str) -> str:
+def _secret_file(path: Path, field: str, what: str) -> str:
     path = path.expanduser()
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"`{path}` cannot be read; {what} needs it", hint="mend its path, or who may read it"
-        ) from error
+        raise ConfigError(f"`{path}` cannot be read; {what} needs it", hint=f"mend `{field}`") from error
 
 
 def credential(name: str, given: UpstreamConfig, loaded: Loaded) -> str:
     """The credential from the environment, `.env` or a file; empty when none is configured."""
     if given.api_key_env:
         return _variable(given.api_key_env, f"upstream `{name}`", loaded)
-    return _secret_file(Path(given.api_key_file), f"upstream `{name}`") if given.api_key_file else ""
+    return _secret_file(Path(given.api_key_file), "api_key_file", f"upstream `{name}`") if given.api_key_file else ""
