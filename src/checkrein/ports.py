@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import msgspec
@@ -87,6 +88,27 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Write what is queued, sign a checkpoint, let go of the files. A second call does nothing."""
+
+
+class Handover(msgspec.Struct, frozen=True):
+    """The ledger's key is about to change: both public keys, and the statement that both sign."""
+
+    old: str
+    new: str
+    #: until when the old key signs beside the new one, microseconds since 1970, UTC
+    until_us: int
+    statement: str
+
+
+class Rotating(Protocol):
+    """A store whose key can be rotated."""
+
+    def rotating(self, overlap_us: int, *, keep: bool = False) -> AbstractContextManager[Handover]:
+        """Make a new key; the block must commit the record that carries the statement, else the old one stays.
+
+        When it ends, the head is signed by both. `keep` puts the old private key into a file of its own in the end,
+        where it is else destroyed.
+        """
 
 
 #: how payloads are encrypted (RFC 7518), as records say it

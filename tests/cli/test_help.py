@@ -17,7 +17,7 @@ VERBS = (
     *("init", "check", "test", "doctor", "decide", "activity"),
     *("approvals list", "approvals show", "approvals approve", "approvals deny"),
     *("audit list", "audit show", "audit verify"),
-    *("keys create", "keys list", "keys revoke"),
+    *("keys create", "keys list", "keys revoke", "keys rotate-signer"),
 )
 WITHOUT_A_TABLE = ("demo", "serve", "audit export")
 GROUPS = ("", "approvals", "audit", "keys")

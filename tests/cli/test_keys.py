@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,3 +53,43 @@ def test_a_key_can_be_revoked_while_the_policies_are_broken(folder: Path, cli: R
     assert (ran.code, ran.err) == (0, f"{id} (bot) is revoked\n")
     assert cli("keys", "revoke", id, "--dir", folder, "-o", "json").json()["status"] == "revoked"
     assert "revoked" in cli("keys", "list", "--dir", folder).out
+
+
+def test_rotating_the_signer_prints_the_new_public_key_alone(folder: Path, cli: Run, tmp_path: Path) -> None:
+    cli("keys", "create", "bot", "--dir", folder)
+    data = folder / ".checkrein"
+    old = tmp_path / "old.pub"
+    old.write_bytes((data / "signer.pub").read_bytes())
+    ran = cli("keys", "rotate-signer", "--overlap", "90d", "--dir", folder)
+    assert ran.code == 0
+    assert ran.out == (data / "signer.pub").read_text() != old.read_text()
+    assert re.fullmatch(
+        r"the ledger has a new key; the old one signs beside it until [\d :-]{16} UTC, then it is destroyed\. "
+        r"Hand out the new public key:\n",
+        ran.err,
+    )
+    made = cli("keys", "rotate-signer", "--overlap", "0s", "--keep", "--dir", folder, "-o", "json").json()
+    assert (made["old"], made["new"]) == (ran.out.strip(), (data / "signer.pub").read_text().strip())
+    assert len(list(data.glob("signer-*.key"))) == 1
+    for key in (old, data / "signer.pub"):
+        assert cli("audit", "verify", "--dir", folder, "--key", key).code == 0
+    rotations = cli("audit", "list", "--kind", "key.rotated", "--dir", folder, "-o", "json").json()
+    assert [record["body"]["detail"]["new"] for record in rotations] == [made["old"], made["new"]]
+
+
+def test_an_overlap_that_is_no_time_is_refused(folder: Path, cli: Run) -> None:
+    ran = cli("keys", "rotate-signer", "--overlap", "soon", "--dir", folder)
+    assert (ran.code, "hint: write" in ran.err) == (2, True)
+
+
+def test_a_running_server_takes_the_new_signer_without_a_restart(
+    folder: Path, cli: Run, serving: Callable[..., Any]
+) -> None:
+    data = folder / ".checkrein"
+    with serving(folder):
+        new = cli("keys", "rotate-signer", "--overlap", "0s", "--dir", folder).out.strip()
+        cli("keys", "create", "bot", "--dir", folder)
+        assert cli("audit", "verify", "--dir", folder).code == 0
+        assert (data / "signer.pub").read_text().strip() == new
+        assert len((data / "signer.key").read_text().splitlines()) == 1
+    assert cli("audit", "verify", "--dir", folder).code == 0

@@ -9,10 +9,12 @@ from tlog_scales.tlog import ConsistencyProof, InclusionProof
 
 from checkrein.ledger.checkpoint import Signer
 from checkrein.ledger.proof import HEADER, Growth, Proof, consistency_path, inclusion_path
+from checkrein.ledger.rotation import Keys
 from checkrein.ledger.tree import Head, consistency_proof, inclusion_proof, leaf_hash, root_of
 from checkrein.model import LedgerInvalid
 
 SIGNER = Signer(bytes(range(32)), "example.com/log")
+KEYS = Keys.of(SIGNER.vkey)
 OTHER = Signer(bytes(32), "example.com/log")
 RECORDS = [b"record %d" % at for at in range(90)]
 LEAVES = [leaf_hash(data) for data in RECORDS]
@@ -58,7 +60,7 @@ def test_a_proof_that_was_written_reads_the_same_and_verifies(size: int, data: s
     assert Proof.parse(str(one)) == one
     assert one.verify(SIGNER.vkey, RECORDS[index]) == head(size)
     assert Growth.parse(str(two)) == two
-    assert two.verify(SIGNER.vkey, SIGNER.sign(head(old))) == (head(old), head(size))
+    assert two.verify(KEYS, SIGNER.sign(head(old))) == (head(old), head(size))
 
 
 def test_a_proof_has_the_lines_of_the_specification():
@@ -78,7 +80,7 @@ def test_without_extra_data_there_is_no_such_line():
 def test_any_single_byte_change_of_a_proof_is_detected(at: int, flip: int):
     for made, check in (
         (proof(), lambda text: Proof.parse(text).verify(SIGNER.vkey, RECORDS[5])),
-        (growth(), lambda text: Growth.parse(text).verify(SIGNER.vkey, SIGNER.sign(head(9)))),
+        (growth(), lambda text: Growth.parse(text).verify(KEYS, SIGNER.sign(head(9)))),
     ):
         raw = bytearray(str(made).encode())
         raw[at % len(raw)] ^= flip
@@ -95,15 +97,15 @@ def test_a_proof_counts_only_under_the_known_key():
     with pytest.raises(LedgerInvalid, match="not signed by the known key"):
         proof().verify(OTHER.vkey, RECORDS[5])
     with pytest.raises(LedgerInvalid, match="not signed by the known key"):
-        growth().verify(SIGNER.vkey, OTHER.sign(head(9)))
+        growth().verify(KEYS, OTHER.sign(head(9)))
 
 
 def test_growth_is_between_these_two_checkpoints_and_no_others():
     with pytest.raises(LedgerInvalid, match="starts at 9 records"):
-        growth().verify(SIGNER.vkey, SIGNER.sign(head(8)))
+        growth().verify(KEYS, SIGNER.sign(head(8)))
     forked = Head(9, leaf_hash(b"another history"))
     with pytest.raises(LedgerInvalid, match="does not extend"):
-        growth().verify(SIGNER.vkey, SIGNER.sign(forked))
+        growth().verify(KEYS, SIGNER.sign(forked))
 
 
 def test_too_few_leaves_make_no_proof():

@@ -13,6 +13,7 @@ from tlog_scales.signing import Vkey
 
 from checkrein.ledger import Draft, Head, Record
 from checkrein.ledger.checkpoint import Signer, verify
+from checkrein.ledger.rotation import Keys
 from checkrein.ledger.tree import leaf_hash
 from checkrein.model import BadRequest, LedgerInvalid, NotFound
 from checkrein.ports import RecordQuery, Unit
@@ -199,7 +200,7 @@ def test_a_record_that_is_not_there_or_not_signed_yet_has_no_proof(store: Sqlite
 def test_two_checkpoints_of_a_log_that_only_grew_are_consistent_in_either_order(store: SqliteStore, data: DataDir):
     early, late = (data.path / "early").read_text(), (data.path / "late").read_text()
     made = growth(store, data, early, late)
-    assert made.verify(data.vkey(), early) == (signed_head(data, "early"), store.head())
+    assert made.verify(Keys.of(data.vkey()), early) == (signed_head(data, "early"), store.head())
     assert growth(store, data, late, early) == made
     assert growth(store, data, early) == made
     assert growth(store, data, late, late).path == ()

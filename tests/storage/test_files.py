@@ -34,22 +34,22 @@ def test_a_directory_that_cannot_be_made_is_a_configuration_error(tmp_path: Path
 
 
 def test_keys_are_made_once_and_kept(files: DataDir) -> None:
-    signer, key = files.signer("example.com/log"), files.commitment_key()
+    signer, key = files.signers("example.com/log").current, files.commitment_key()
     again = DataDir(files.path)
-    assert again.signer("other.example").vkey == signer.vkey == again.vkey()
+    assert again.signers("other.example").current.vkey == signer.vkey == again.vkey()
     assert again.commitment_key() == key
     assert len(key) == 32
 
 
 def test_the_public_key_is_one_line_with_the_origin(files: DataDir) -> None:
-    files.signer("example.com/log")
+    files.signers("example.com/log")
     assert VerifierKey.parse((files.path / "signer.pub").read_text()).origin == "example.com/log"
 
 
 def test_a_public_key_that_is_not_of_the_private_one_is_mended(files: DataDir) -> None:
-    vkey = files.signer("example.com/log").vkey
+    vkey = files.signers("example.com/log").current.vkey
     (files.path / "signer.pub").write_text("somebody else's")
-    files.signer()
+    files.signers()
     assert files.vkey() == vkey
 
 
@@ -58,14 +58,14 @@ def test_two_ledgers_never_share_an_origin_by_accident(tmp_path: Path) -> None:
     for name in ("a", "b"):
         files = DataDir(tmp_path / name)
         files.create()
-        origins.add(files.signer().origin)
+        origins.add(files.signers().current.origin)
     assert len(origins) == 2
 
 
 @pytest.mark.parametrize("name", ["signer.key", "commitment.key"])
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
 def test_a_key_file_that_others_can_reach_is_refused(files: DataDir, name: str, mode: int) -> None:
-    use = files.signer if name == "signer.key" else files.commitment_key
+    use = files.signers if name == "signer.key" else files.commitment_key
     use()
     assert (files.path / name).stat().st_mode & 0o777 == 0o600
     (files.path / name).chmod(mode)
@@ -76,7 +76,7 @@ def test_a_key_file_that_others_can_reach_is_refused(files: DataDir, name: str, 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 60, b"PRIVATE+KEY+a+b+c\n"])
 def test_damaged_keys_are_refused_by_name_and_never_replaced(files: DataDir, content: bytes) -> None:
-    for name, use in (("signer.key", files.signer), ("commitment.key", files.commitment_key)):
+    for name, use in (("signer.key", files.signers), ("commitment.key", files.commitment_key)):
         use()
         (files.path / name).write_bytes(content)
         with pytest.raises(ConfigError, match=name) as caught:
@@ -89,7 +89,7 @@ def test_processes_that_start_at_once_agree_on_one_key(data: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from checkrein.storage.files import DataDir\n"
         "f = DataDir(Path(sys.argv[1])); f.create(); sys.stdin.read(1)\n"
-        "print(f.signer().vkey, f.commitment_key().hex())"
+        "print(f.signers().current.vkey, f.commitment_key().hex())"
     )
     arguments = [sys.executable, "-c", code, str(data)]
     children = [subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]

@@ -8,7 +8,7 @@
 `decide`     decide
 `approvals`  approvals list, show, approve, deny
 `audit`      audit list, show, verify, export; activity
-`keys`       keys create, list, revoke
+`keys`       keys create, list, revoke, rotate-signer
 `bundle`     bundle build, sign, verify, show
 `webhooks`   webhooks list, test, retry
 `rollout`    rollout start, list, status, watch, pause, resume, promote, abort, undo

@@ -1,4 +1,4 @@
-"""`checkrein keys`: who may call."""
+"""`checkrein keys`: who may call, and which key signs the ledger."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ from checkrein.model.stamp import stamp
 if TYPE_CHECKING:
     from checkrein.services.keys import Keys
 
-app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Make, list and revoke API keys; rotate the ledger's key.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @app.command(
@@ -127,6 +129,50 @@ def revoke(
     if output is Output.JSON:
         print_json({**_public(key), "status": "revoked"})
     say(f"{key.id} ({key.name}) is revoked")
+
+
+@app.command(
+    "rotate-signer",
+    short_help="Give the ledger a new signing key.",
+    epilog=examples(
+        "checkrein keys rotate-signer --dir governance",
+        "checkrein keys rotate-signer --overlap 90d > new-signer.pub",
+        "checkrein keys rotate-signer --overlap 0s        the old key may have leaked",
+    ),
+)
+def rotate_signer(
+    overlap: Annotated[
+        str, typer.Option(metavar="TIME", help="How long the old key signs beside the new one, such as 90d, or 0s.")
+    ] = "30d",
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the old private key in a file of its own; else it is destroyed.")
+    ] = False,
+    dir: Dir = HERE,
+    data: Data = None,
+    output: Format = Output.TABLE,
+) -> None:
+    """Give the ledger a new signing key and print the public one, alone on standard output.
+
+    A record signed by both keys hands the log over, so that whoever holds an older public key can still verify.
+    A running server signs with the new key from its next checkpoint on.
+    """
+    from checkrein.services.rotation import rotate
+
+    overlap_s = 0 if overlap.strip() in ("0", "0s") else parse_span(overlap)
+    with store(dir, data) as opened:
+        made = rotate(opened, overlap_s=overlap_s, keep=keep, by=operator())
+    until = stamp(made.until_us)
+    if output is Output.JSON:
+        print_json({"new": made.new, "old": made.old, "until": until})
+        return
+    fate = "kept in a file of its own" if keep else "destroyed"
+    also = (
+        f"signs beside it until {until[:16].replace('T', ' ')} UTC, then it"
+        if overlap_s
+        else "has signed once more and"
+    )
+    say(f"the ledger has a new key; the old one {also} is {fate}. Hand out the new public key:")
+    emit(made.new)
 
 
 @contextmanager

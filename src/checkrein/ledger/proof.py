@@ -9,6 +9,11 @@ A `Proof` is a C2SP tlog-proof; with the record's bytes and the public key it ne
                                      (empty line)
     checkrein.example/prod           the signed checkpoint, as it is
 
+Where the log's key was rotated, the extra data are the records of that with their own proofs, so that the proof also
+convinces somebody who holds an earlier public key. In one line of JSON, the paths in base64:
+
+    {"rotations":[{"path":["gSKy..."],"record":"{\"body\":..."}]}
+
 A `Growth` shows that one checkpoint extends another. Its text is what C2SP tlog-witness asks of a log that wants a
 new checkpoint cosigned: `old SIZE`, the hashes of the consistency proof, an empty line, the new checkpoint.
 """
@@ -22,7 +27,8 @@ from itertools import islice
 
 import msgspec
 
-from checkrein.ledger import checkpoint as notes
+from checkrein.ledger.checkpoint import Checkpoint
+from checkrein.ledger.rotation import Keys
 from checkrein.ledger.tree import HASH_BYTES, Frontier, Head, leaf_hash, verify_consistency, verify_inclusion
 from checkrein.model import LedgerInvalid
 
@@ -31,6 +37,38 @@ HEADER = "c2sp.org/tlog-proof@v1"
 _MAX_PATH = 63
 #: half open, in records
 Range = tuple[int, int]
+
+
+class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A record that rotates the log's key, and the sibling hashes from its leaf up to the root of the proof."""
+
+    record: str
+    path: tuple[bytes, ...]
+
+
+class Chain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The rotations of the log's key, in order."""
+
+    rotations: tuple[Link, ...] = ()
+
+    def __bytes__(self) -> bytes:
+        """The extra data of a proof; nothing for a key that was never rotated."""
+        return msgspec.json.encode(self, order="sorted") if self.rotations else b""
+
+    @classmethod
+    def parse(cls, extra: bytes) -> Chain:
+        """What extra data hold; those of another kind hold no rotations."""
+        try:
+            return _chain_decoder.decode(extra)
+        except ValueError:
+            return cls()
+
+    def keys(self, vkeys: str, head: Head) -> Keys:
+        """The known keys with the rotations; raises `LedgerInvalid` unless every one stands under `head`."""
+        keys = Keys.of(vkeys, (link.record.encode() for link in self.rotations))
+        for rotation, link in zip(keys.rotations, self.rotations, strict=True):
+            verify_inclusion(head, rotation.seq, leaf_hash(link.record.encode()), link.path)
+        return keys
 
 
 class Proof(msgspec.Struct, frozen=True):
@@ -60,8 +98,12 @@ class Proof(msgspec.Struct, frozen=True):
         return cls(_number(lines[0], "index"), _path(lines[1:]), checkpoint, extra)
 
     def verify(self, vkey: str, data: bytes) -> Head:
-        """The signed head that holds a record of exactly these bytes; raises `LedgerInvalid` if that is not shown."""
-        head = notes.verify(self.checkpoint, vkey)
+        """The signed head that holds a record of exactly these bytes; raises `LedgerInvalid` if that is not shown.
+
+        `vkey` are the known keys, one a line: the current one, or one from which the rotations lead there.
+        """
+        claimed = Checkpoint.parse(self.checkpoint).head
+        head = Chain.parse(self.extra).keys(vkey, claimed).verify(self.checkpoint)
         verify_inclusion(head, self.index, leaf_hash(data), self.path)
         return head
 
@@ -82,9 +124,9 @@ class Growth(msgspec.Struct, frozen=True):
         lines, checkpoint = _halves(text)
         return cls(_number(lines[0], "old"), _path(lines[1:]), checkpoint)
 
-    def verify(self, vkey: str, old: str) -> tuple[Head, Head]:
+    def verify(self, keys: Keys, old: str) -> tuple[Head, Head]:
         """Both heads; raises `LedgerInvalid` unless the older checkpoint `old` is a beginning of this one."""
-        before, after = notes.verify(old, vkey), notes.verify(self.checkpoint, vkey)
+        before, after = keys.verify(old), keys.verify(self.checkpoint)
         if before.size != self.old_size:
             raise LedgerInvalid(
                 f"the proof starts at {self.old_size} records, the older checkpoint has {before.size}",
@@ -92,6 +134,9 @@ class Growth(msgspec.Struct, frozen=True):
             )
         verify_consistency(before, after, self.path)
         return before, after
+
+
+_chain_decoder = msgspec.json.Decoder(Chain)
 
 
 def inclusion_path(leaves: Iterable[bytes], index: int, size: int) -> tuple[bytes, ...]:

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from checkrein.ledger.record import decode_all, found_under
+from checkrein.ledger.rotation import KIND
 from checkrein.ledger.tree import Frontier
 
 #: records in one section: few enough to stay in the processor's cache, many enough to spread the cost of a call
@@ -75,6 +76,8 @@ def section(rows: Sequence[Any]) -> Section | None:
             key = (said.trace_id, row[_EVALUATION] or "")
             if key not in allowed:
                 unknown.append((said.seq, *key))
+        elif said.kind == KIND:
+            return None  # who may sign next is nothing to look at in passing
     return Section(
         first, b"".join(leaves), Frontier().extend(leaves), times[0], times[-1], list(allowed), unknown
     )  # fmt: skip

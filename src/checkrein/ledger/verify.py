@@ -6,18 +6,24 @@ earlier decision of the same trace let it run. The log is right when the tree ov
 head, and when the tree as it was at the signed checkpoint has the signed root. The head lies beside the
 records and whoever can change one can change the other; only the checkpoint, signed and kept apart, tells a
 rewritten log from the first.
+
+Who may sign changes on the way: a rotation counts if both keys signed it for exactly the log that stands before it,
+and a key that is known vouches for those before and after it (`rotation`). A checkpoint that a witness cosigned must
+be a beginning of the log too.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 
 import msgspec
 
-from checkrein.ledger import checkpoint as notes
+from checkrein.ledger.checkpoint import Checkpoint, VerifierKey
 from checkrein.ledger.record import Facets, Record, decode, facets
+from checkrein.ledger.rotation import KIND, Keys, Rotation
 from checkrein.ledger.section import RUN, RUNS, Section, section
 from checkrein.ledger.tree import HASH_BYTES, Frontier, Head, leaf_hash
 from checkrein.model import LedgerInvalid
@@ -47,7 +53,9 @@ class Snapshot(msgspec.Struct, frozen=True):
     the database, as far as they reach, to name a record that was changed together with its hash. `earlier`
     gives the records of a trace below a sequence number; without it the walk remembers every decision itself.
     `parts` are the same records as `entries`, from a store that has looked through runs of them already: a
-    `Section` where nothing is wrong, entries where one must look.
+    `Section` where nothing is wrong, entries where one must look. `rotated` are the bytes of every rotation record,
+    in order, so that the keys are known before the walk begins. `cosigned` are checkpoints that came back from
+    witnesses.
     """
 
     head: Head
@@ -56,16 +64,22 @@ class Snapshot(msgspec.Struct, frozen=True):
     trail: Iterable[bytes] = ()
     earlier: Callable[[str, int], Iterable[Record]] | None = None
     parts: Iterable[Section | Iterable[Entry]] | None = None
+    rotated: Sequence[bytes] = ()
+    cosigned: Sequence[str] = ()
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What a walk found. `checkpoint_size` is None when there was no checkpoint to compare with."""
+    """What a walk found. `checkpoint_size` is None when there was no checkpoint to compare with.
+
+    `witnessed` says of each witness asked for how many records it cosigned last.
+    """
 
     records: int
     root: bytes
     checkpoint_size: int | None = None
     first_bad: int | None = None
     problems: tuple[str, ...] = ()
+    witnessed: Mapping[str, int] = {}
 
     def summary(self) -> str:
         """One line for people."""
@@ -73,7 +87,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             return f"{self.records} records, {len(self.problems)} problems: {self.problems[0]}"
         if self.checkpoint_size is None:
             return f"{self.records} records verify, with no checkpoint to compare with"
-        return f"{self.records} records verify; the checkpoint of {self.checkpoint_size} is signed and fits"
+        seen = "".join(f"; {name} cosigned {size}" for name, size in self.witnessed.items())
+        return f"{self.records} records verify; the checkpoint of {self.checkpoint_size} is signed and fits{seen}"
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -83,6 +98,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             "checkpoint_size": self.checkpoint_size,
             "first_bad": self.first_bad,
             "problems": list(self.problems),
+            "witnessed": dict(self.witnessed),
         }
 
     def require(self) -> Report:
@@ -96,13 +112,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return self
 
 
-def examine(snapshot: Snapshot, *, vkey: str = "") -> Report:
+def examine(snapshot: Snapshot, *, vkey: str = "", witnesses: Iterable[VerifierKey] = ()) -> Report:
     """Walk the log. Memory does not grow with it, unless `earlier` is missing.
 
-    Without checkpoint and `vkey` the records are checked against the stored head alone, and `checkpoint_size`
-    stays None. One without the other proves nothing and is a problem.
+    `vkey` has one key a line. Without checkpoint and `vkey` the records are checked against the stored head alone,
+    and `checkpoint_size` stays None. One without the other proves nothing and is a problem, and so is a witness that
+    cosigned nothing.
     """
-    walk = _Walk(snapshot, vkey)
+    walk = _Walk(snapshot, vkey, tuple(witnesses))
     try:
         for part in _parts(snapshot.entries) if snapshot.parts is None else snapshot.parts:
             if isinstance(part, Section):
@@ -120,6 +137,7 @@ def examine(snapshot: Snapshot, *, vkey: str = "") -> Report:
         checkpoint_size=walk.signed.size if walk.signed else None,
         first_bad=walk.first_bad,
         problems=tuple(walk.problems),
+        witnessed=walk.witnessed,
     )
 
 
@@ -160,12 +178,19 @@ class _Trail:
 class _Walk:
     """What is remembered from record to record, and the problems so far."""
 
-    def __init__(self, snapshot: Snapshot, vkey: str) -> None:
+    def __init__(self, snapshot: Snapshot, vkey: str, witnesses: tuple[VerifierKey, ...]) -> None:
         self.problems: list[str] = []
         self.first_bad: int | None = None
+        self.witnessed: dict[str, int] = {}
         self.tree = Frontier()
-        self.signed = self._signed_head(snapshot.checkpoint, vkey)
-        self._at_checkpoint = self.tree.root if self.signed and self.signed.size == 0 else None
+        self._keys = _readable_keys(vkey, snapshot.rotated) if vkey else None
+        self.signed = self._signed_head(snapshot.checkpoint)
+        self._cosigned = self._cosigned_heads(snapshot.cosigned, witnesses)
+        rotated = [rotation.head for rotation in self._keys.rotations] if self._keys else []
+        heads = [*([self.signed] if self.signed else []), *(head for _, head in self._cosigned), *rotated]
+        #: sizes at which the root is looked at, the next one last, and the roots so far
+        self._sizes = sorted({head.size for head in heads if head.size}, reverse=True)
+        self._roots = {0: self.tree.root}
         self._next = 0
         self._ts_us = 0
         self._earlier = snapshot.earlier
@@ -179,17 +204,36 @@ class _Walk:
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(problem)
 
-    def _signed_head(self, text: str, vkey: str) -> Head | None:
-        if not text or not vkey:
-            if text or vkey:
+    def _signed_head(self, text: str) -> Head | None:
+        if not text or not self._keys:
+            if text or self._keys:
                 missing = "no public key to check the checkpoint with" if text else "no checkpoint for the public key"
                 self._bad(None, f"there is {missing}")
             return None
         try:
-            return notes.verify(text, vkey)
+            return self._keys.verify(text)
         except LedgerInvalid as error:
             self._bad(None, str(error))
             return None
+
+    def _cosigned_heads(self, cosigned: Iterable[str], witnesses: tuple[VerifierKey, ...]) -> list[tuple[str, Head]]:
+        """What witnesses saw of this log, each with what to call it."""
+        found: list[tuple[str, Head]] = []
+        if not self._keys:
+            return found
+        for text in cosigned:
+            try:
+                note, head = Checkpoint.parse(text), self._keys.verify(text)
+                for witness in note.signed_by(witnesses):
+                    self.witnessed[witness.origin] = max(head.size, self.witnessed.get(witness.origin, 0))
+            except LedgerInvalid as error:
+                self._bad(None, f"what a witness cosigned cannot be used: {error}")
+                continue
+            found.append((", ".join(name for name, _ in note.signatures if name != note.origin), head))
+        for witness in witnesses:
+            if witness.origin not in self.witnessed:
+                self._bad(None, f"the witness `{witness.origin}` has cosigned nothing")
+        return found
 
     def section(self, run: Section) -> None:
         """Records that are right in themselves; what is left is how they join those before."""
@@ -228,22 +272,38 @@ class _Walk:
         if said.ts_us < self._ts_us:
             self._bad(seq, f"record {seq} is older than the record before it")
         self._ts_us = max(self._ts_us, said.ts_us)
-        if said.kind == "decision" and entry.facets.outcome in RUNS:
+        if said.kind == KIND:
+            self._rotation(said)
+        elif said.kind == "decision" and entry.facets.outcome in RUNS:
             self._allow(said.trace_id, entry.facets.evaluation)
         elif said.kind == "execution.started":
             self._start(seq, said.trace_id, entry.facets.evaluation)
 
     def _grow(self, first: int, leaves: bytes, frontier: Frontier) -> None:
-        """The tree with these leaf hashes, and what it was at the checkpoint on the way."""
+        """The tree with these leaf hashes, and its root at the sizes to look at on the way."""
         size = self.tree.size
-        if self.signed and size < self.signed.size <= size + frontier.size:
-            self._at_checkpoint = self.tree.extend(_hashes(leaves)[: self.signed.size - size]).root
+        while self._sizes and self._sizes[-1] <= size + frontier.size:
+            at = self._sizes.pop()
+            self._roots[at] = self.tree.extend(_hashes(leaves)[: at - size]).root
         try:
             self.tree = self.tree.join(frontier)
         except ValueError:  # after a gap the runs stand no longer where the tree has its nodes
             self.tree = self.tree.extend(_hashes(leaves))
         if self._differs is None:
             self._differs = self._trail.differs(first, leaves)
+
+    def _rotation(self, record: Record) -> None:
+        """A key changes hands here: as was said before the walk, and for the log as it was walked."""
+        listed = {rotation.seq: rotation for rotation in self._keys.rotations} if self._keys else {}
+        try:
+            rotation = Rotation.read(record.data)
+        except LedgerInvalid as error:
+            self._bad(record.seq, str(error))
+            return
+        if self._keys and listed.get(record.seq) != rotation:
+            self._bad(record.seq, f"record {record.seq} rotates a key that was not the log's, or was not to be found")
+        elif self._keys and self._roots.get(rotation.head.size) != rotation.head.root:
+            self._bad(record.seq, f"record {record.seq} rotates the key of a log with other records before it")
 
     def _gap(self, seq: int) -> None:
         if seq < self._next:
@@ -278,7 +338,10 @@ class _Walk:
         """All records were seen."""
         self._compare_head(self.tree.head, stored)
         if self.signed:
-            self._compare_checkpoint(self.tree.size, self.signed, self._at_checkpoint)
+            self._compare_checkpoint(self.tree.size, self.signed, self._roots.get(self.signed.size))
+        for name, head in self._cosigned:
+            if self._roots.get(head.size) != head.root:
+                self._bad(None, f"`{name}` cosigned {head.size} records that the log does not begin with")
         self._compare_trail()
 
     def _compare_head(self, walked: Head, stored: Head) -> None:
@@ -310,6 +373,15 @@ class _Walk:
             )
         else:
             self._bad(None, f"the file of hashes is wrong at {self._differs}; the records themselves are as signed")
+
+
+def _readable_keys(vkey: str, rotated: Iterable[bytes]) -> Keys:
+    """The keys as far as the rotations are right; the first that is not is named where it stands."""
+    keys = Keys.of(vkey)
+    with suppress(LedgerInvalid):
+        for data in rotated:
+            keys = keys.after(Rotation.read(data))
+    return keys
 
 
 def _hashes(joined: bytes) -> list[bytes]:

@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -19,9 +20,9 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from checkrein.ledger import Head, Record
-from checkrein.ledger import checkpoint as notes
-from checkrein.ledger.checkpoint import Checkpoint
-from checkrein.ledger.proof import Growth, Proof, consistency_path, inclusion_path
+from checkrein.ledger.checkpoint import VerifierKey
+from checkrein.ledger.proof import Chain, Growth, Link, Proof, consistency_path, inclusion_path
+from checkrein.ledger.rotation import KIND, Keys
 from checkrein.ledger.tiles import Layout
 from checkrein.ledger.tree import leaf_hash
 from checkrein.model import BadRequest, LedgerInvalid, NotFound
@@ -29,6 +30,7 @@ from checkrein.ports import RecordQuery
 from checkrein.services.audit import Audit, Trail
 
 _Made = TypeVar("_Made")
+_UNSIGNED = "this ledger has no signed checkpoint"
 _BROKEN = "run `checkrein audit verify` to see where"
 
 
@@ -60,9 +62,9 @@ def export_tlog(store: Trail, data: Signed, target: Path) -> Exported:
     The directory appears complete or not at all. Raises `BadRequest` if there is something in `target` or it cannot
     be written, `LedgerInvalid` if the stored records are not those that were signed.
     """
-    note, vkey = data.checkpoint(), data.vkey()
-    head = _head(note, vkey)
-    key = key_file(Checkpoint.parse(note).origin)
+    note, keys = data.checkpoint(), _keys(store, data)
+    head = _head(note, keys)
+    published = _published(keys, head.size)
     target = target.absolute()
     try:
         _require_fresh(target)
@@ -75,7 +77,8 @@ def export_tlog(store: Trail, data: Signed, target: Path) -> Exported:
                 _write(draft / file.path, file.data)
             if layout.head != head:
                 raise LedgerInvalid(f"the {head.size} stored records are not those that were signed", hint=_BROKEN)
-            _write(draft / key, f"{vkey}\n".encode())
+            for name, key in published.items():
+                _write(draft / name, f"{key}\n".encode())
             _write(draft / "checkpoint", note.encode())
             os.sync()  # thousands of small files: one call for all of them
             draft.rename(target)
@@ -86,12 +89,20 @@ def export_tlog(store: Trail, data: Signed, target: Path) -> Exported:
             f"`{target}` cannot be written: {(error.strerror or type(error).__name__).lower()}",
             hint="name another directory with `--output`",
         ) from error
-    return Exported(target, head, target / key)
+    return Exported(target, head, target / next(iter(published)))
 
 
-def key_file(origin: str) -> str:
-    """The name of the public key of this log in an export."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", origin)[:200] + ".pub"
+def key_file(origin: str, id: str = "") -> str:
+    """The name of the public key of this log in an export, of an earlier one with its key id."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", origin)[:200] + (f".{id}" if id else "") + ".pub"
+
+
+def _published(keys: Keys, size: int) -> dict[str, VerifierKey]:
+    """The keys of a log of this size by the name of their file, the current one first."""
+    current = keys.current(size) or keys.known[0]
+    earlier = [rotation.old for rotation in keys.rotations if rotation.seq < size]
+    files = {key_file(current.origin): current}
+    return files | {key_file(key.origin, key.id.hex()): key for key in earlier}
 
 
 def prove(store: Trail, data: Signed, record: str | int) -> tuple[Record, Proof]:
@@ -100,14 +111,19 @@ def prove(store: Trail, data: Signed, record: str | int) -> tuple[Record, Proof]
     Raises `NotFound` if there is no such record or no checkpoint covers it yet.
     """
     found = Audit(store).show(record)
-    note, vkey = data.checkpoint(), data.vkey()
-    head = _head(note, vkey)
+    note, keys = data.checkpoint(), _keys(store, data)
+    head = _head(note, keys)
     if found.seq >= head.size:
         raise NotFound(f"record {found.seq} is not covered by a checkpoint yet", hint="try again in a moment")
+    covered = [record for record in _rotated(store) if record.seq < head.size]
 
-    def made(leaves: Iterable[bytes]) -> Proof:
-        proof = Proof(found.seq, inclusion_path(leaves, found.seq, head.size), note)
-        proof.verify(vkey, found.data)
+    def made(leaves: Callable[[], Iterable[bytes]]) -> Proof:
+        def path(seq: int) -> tuple[bytes, ...]:
+            return inclusion_path(leaves(), seq, head.size)
+
+        chain = Chain(tuple(Link(record.data.decode(), path(record.seq)) for record in covered))
+        proof = Proof(found.seq, path(found.seq), note, bytes(chain))
+        proof.verify(_vkeys(keys), found.data)
         return proof
 
     return found, _from_leaves(store, data, head.size, made)
@@ -119,34 +135,49 @@ def growth(store: Trail, data: Signed, old: str, new: str = "") -> Growth:
     Without `new` it is the checkpoint of this store. Raises `LedgerInvalid` if either is not of this log and signed
     by its key, if the store does not reach so far, or if one does not extend the other.
     """
-    vkey = data.vkey()
-    old, new = sorted((old, new or data.checkpoint()), key=lambda note: _head(note, vkey).size)
-    before, after = _head(old, vkey), _head(new, vkey)
+    keys = _keys(store, data)
+    old, new = sorted((old, new or data.checkpoint()), key=lambda note: _head(note, keys).size)
+    before, after = _head(old, keys), _head(new, keys)
 
-    def made(leaves: Iterable[bytes]) -> Growth:
-        found = Growth(before.size, consistency_path(leaves, before.size, after.size), new)
-        found.verify(vkey, old)
+    def made(leaves: Callable[[], Iterable[bytes]]) -> Growth:
+        found = Growth(before.size, consistency_path(leaves(), before.size, after.size), new)
+        found.verify(keys, old)
         return found
 
     return _from_leaves(store, data, after.size, made)
 
 
-def _from_leaves(store: Trail, data: Signed, size: int, make: Callable[[Iterable[bytes]], _Made]) -> _Made:
+def _from_leaves(
+    store: Trail, data: Signed, size: int, make: Callable[[Callable[[], Iterable[bytes]]], _Made]
+) -> _Made:
     """Made from the leaf hashes kept apart, or, if that does not verify, from the records."""
+    with suppress(ValueError, LedgerInvalid):
+        return make(data.leaves)
     try:
-        return make(data.leaves())
-    except (ValueError, LedgerInvalid):
-        leaves = map(leaf_hash, _data(store, size))
-    try:
-        return make(leaves)
+        return make(lambda: map(leaf_hash, _data(store, size)))
     except ValueError as error:
         raise LedgerInvalid(f"there are fewer than {size} records in the store: {error}", hint=_BROKEN) from error
 
 
-def _head(note: str, vkey: str) -> Head:
-    if not note or not vkey:
-        raise LedgerInvalid("this ledger has no signed checkpoint", hint=_BROKEN)
-    return notes.verify(note, vkey)
+def _rotated(store: Trail) -> Iterator[Record]:
+    return store.records(RecordQuery(kinds=(KIND,)))
+
+
+def _keys(store: Trail, data: Signed) -> Keys:
+    vkey = data.vkey()
+    if not vkey:
+        raise LedgerInvalid(_UNSIGNED, hint=_BROKEN)
+    return Keys.of(vkey, (record.data for record in _rotated(store)))
+
+
+def _vkeys(keys: Keys) -> str:
+    return "\n".join(map(str, keys.known))
+
+
+def _head(note: str, keys: Keys) -> Head:
+    if not note:
+        raise LedgerInvalid(_UNSIGNED, hint=_BROKEN)
+    return keys.verify(note)
 
 
 def _data(store: Trail, size: int) -> Iterator[bytes]:

@@ -216,6 +216,6 @@ def vote_refused(row: Approval, voter: str, *, code: str, auth: str, now_us: int
 
 
 def admin(kind: str, actor: str, detail: JsonObject) -> Draft:
-    """`admin.*`, `policy.*` and `system.*`: what people and processes did to the deployment itself."""
+    """`admin.*`, `policy.*`, `key.rotated`, `system.*`: what people and processes did to the deployment itself."""
     trace = hashlib.sha256(f"{kind}:{actor}".encode()).hexdigest()[:32]
     return Draft(kind, trace, {"actor": {"type": "operator", "id": cut(actor), "agent": ""}, "detail": dict(detail)})

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import apsw
 
+from checkrein.ledger.rotation import KIND
 from checkrein.ledger.tree import Frontier
 from checkrein.model import CheckreinError, ConfigError, LedgerInvalid, StoreUnavailable
 
@@ -174,6 +175,12 @@ def leaves(connection: apsw.Connection, start: int, end: int) -> Iterator[bytes]
     """The stored leaf hashes of the records `start` to `end` - 1."""
     sql = "SELECT leaf FROM record WHERE seq >= ? AND seq < ? ORDER BY seq"
     return (row[0] for row in connection.execute(sql, (start, end)))
+
+
+def rotated(connection: apsw.Connection) -> list[bytes]:
+    """The bytes of the records that rotate the ledger's key, in order."""
+    sql = "SELECT data FROM record WHERE kind = ? AND typeof(data) = 'blob' ORDER BY seq"
+    return [found[0] for found in connection.execute(sql, (KIND,))]
 
 
 def frontier_at(connection: apsw.Connection, size: int) -> Frontier | None:

@@ -1,7 +1,9 @@
 """The data directory: keys and the checkpoint, beside the database and apart from it.
 
-    signer.key       the ledger's private key, 0600       signer.pub   its public key, one line to hand out
+    signer.key       the ledger's private keys, 0600      signer.pub   the public key, one line to hand out
     commitment.key   32 random bytes, 0600                checkpoint   the signed tree head
+    signer-ID.key    an earlier private key, if kept, 0600
+    witness-ID.checkpoint                                 the tree head that a witness cosigned last
     leaves           32 bytes a record: the leaf hashes the checkpoint covers
     payload.key      the key that wraps the keys of the payloads, 0600
     owners/          one locked file for each living process
@@ -20,7 +22,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from checkrein.ledger.checkpoint import Signer
+from checkrein.ledger.checkpoint import Signer, VerifierKey
+from checkrein.ledger.signers import Signers
 from checkrein.ledger.tree import HASH_BYTES
 from checkrein.model import ConfigError
 
@@ -58,18 +61,45 @@ class DataDir:
                 hint="choose another with `--data`",
             ) from error
 
-    def signer(self, origin: str = "") -> Signer:
-        """The ledger's signer, made on first use. The key keeps the origin it was made for (default: a random one)."""
+    def signers(self, origin: str = "") -> Signers:
+        """The ledger's keys, the first made on first use. Its origin, by default a random one, is that of all.
+
+        Whoever writes the file wipes what stood in it before: read it under the lock of the checkpoint.
+        """
         made = origin or f"checkrein.local/{secrets.token_hex(4)}"
-        fresh = Signer(secrets.token_bytes(_SEED_BYTES), made)
-        text = _secret(self.path / "signer.key", (fresh.to_secret() + "\n").encode())
+        text = _secret(self._signer_key, str(Signers(new_signer(made))).encode())
         try:
-            signer = Signer.from_secret(text.decode("utf-8", "replace"))
+            signers = Signers.parse(text.decode("utf-8", "replace"))
         except ConfigError as error:
-            raise ConfigError(f"`{self.path / 'signer.key'}`: {error}", hint=error.hint) from error
-        if self.vkey() != signer.vkey:
-            write_atomic(self.path / "signer.pub", (signer.vkey + "\n").encode(), mode=0o644)
-        return signer
+            raise ConfigError(f"`{self._signer_key}`: {error}", hint=error.hint) from error
+        if self.vkey() not in signers.vkeys.split():
+            self.publish(signers)
+        return signers
+
+    def write_signers(self, signers: Signers) -> None:
+        """Replace the key file in one step, and overwrite what stood in it before. Raises `OSError`."""
+        descriptor = os.open(self._signer_key, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            write_atomic(self._signer_key, str(signers).encode(), mode=0o600)
+            os.pwrite(descriptor, bytes(os.fstat(descriptor).st_size), 0)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def keep_signer(self, signer: Signer) -> None:
+        """Put a private key that signs no more into a file of its own."""
+        path = self.path / f"signer-{signer.verifier.id.hex()}.key"
+        if not path.exists():
+            _create_once(path, (signer.to_secret() + "\n").encode())
+
+    def publish(self, signers: Signers) -> None:
+        """Write the current public key beside the checkpoint, unless it stands there. Raises `OSError`."""
+        if self.vkey() != signers.current.vkey:
+            write_atomic(self.path / "signer.pub", (signers.current.vkey + "\n").encode(), mode=0o644)
+
+    @property
+    def _signer_key(self) -> Path:
+        return self.path / "signer.key"
 
     def commitment_key(self) -> bytes:
         """The key of the commitments in records, made on first use."""
@@ -92,7 +122,7 @@ class DataDir:
         return _secret(path, fresh.encode()).decode("utf-8", "replace")
 
     def vkey(self) -> str:
-        """The public key, or an empty string while there is none."""
+        """The current public key, or an empty string while there is none."""
         return _text(self.path / "signer.pub").strip()
 
     def checkpoint(self) -> str:
@@ -102,6 +132,18 @@ class DataDir:
     def write_checkpoint(self, text: str) -> None:
         """Replace the checkpoint in one step; it is on disk when this returns. Raises `OSError`."""
         write_atomic(self.path / "checkpoint", text.encode(), mode=0o644)
+
+    def cosigned(self) -> tuple[str, ...]:
+        """The checkpoints that witnesses cosigned last, one of each witness."""
+        return tuple(_text(path) for path in sorted(self.path.glob("witness-*.checkpoint")))
+
+    def write_cosigned(self, witness: VerifierKey, text: str) -> None:
+        """Keep the checkpoint that this witness cosigned last. Raises `OSError`."""
+        write_atomic(self.cosigned_by(witness), text.encode(), mode=0o644)
+
+    def cosigned_by(self, witness: VerifierKey) -> Path:
+        """Where the checkpoint lies that this witness cosigned last."""
+        return self.path / f"witness-{witness.id.hex()}.checkpoint"
 
     def leaves(self) -> Iterator[bytes]:
         """The leaf hashes kept outside the database, in order; nothing if there are none."""
@@ -136,6 +178,11 @@ class DataDir:
             yield mine
         finally:
             os.close(descriptor)
+
+
+def new_signer(origin: str) -> Signer:
+    """A signer with a fresh random key."""
+    return Signer(secrets.token_bytes(_SEED_BYTES), origin)
 
 
 def _lock(descriptor: int) -> bool:

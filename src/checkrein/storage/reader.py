@@ -20,7 +20,7 @@ from checkrein.ledger.tree import HASH_BYTES
 from checkrein.ledger.verify import Entry, Snapshot
 from checkrein.model import ConfigError, LedgerInvalid, StoreUnavailable
 from checkrein.ports import RecordQuery, Row
-from checkrein.storage.database import check_version, connect, read_frontier, trouble
+from checkrein.storage.database import check_version, connect, read_frontier, rotated, trouble
 from checkrein.storage.files import DataDir
 from checkrein.storage.walkers import Runs, walked
 
@@ -111,7 +111,8 @@ class SqliteReader:
 
         Raises `LedgerInvalid` when the file itself cannot be read through.
         """
-        checkpoint = self.files.checkpoint()  # before the records, so that it cannot cover more than they are
+        # before the records, so that none covers more than they are
+        checkpoint, cosigned = self.files.checkpoint(), self.files.cosigned()
         with self._connection() as connection:
             connection.execute("BEGIN")
             try:
@@ -124,6 +125,8 @@ class SqliteReader:
                         trail=self.files.leaves(),
                         earlier=lambda trace_id, seq: self._earlier(connection, trace_id, seq),
                         parts=self._parts(connection, head.size, spans),
+                        rotated=rotated(connection),
+                        cosigned=cosigned,
                     )
             finally:
                 connection.execute("ROLLBACK")

@@ -7,10 +7,11 @@ Start here: `SqliteStore` puts together the `writer` (group commit), the `reader
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from checkrein.model import CheckreinError, StoreUnavailable
-from checkrein.ports import Clock, Unit
+from checkrein.ports import Clock, Handover, Unit
 from checkrein.storage.database import prepare
 from checkrein.storage.files import DataDir
 from checkrein.storage.keeper import Keeper
@@ -52,8 +53,9 @@ class SqliteStore(SqliteReader):
                 if not mine:
                     raise StoreUnavailable(f"another process is opening `{files.path}`", hint="try again")
                 prepare(files.database)
-            signer = files.signer(origin)
-            self._keeper = Keeper(files, signer, every_s=checkpoint_every_s, every_records=checkpoint_every)
+            self._keeper = Keeper(
+                files, clock, origin=origin, every_s=checkpoint_every_s, every_records=checkpoint_every
+            )
             self._keeper.start()
             self._owner = Owner(files.owners)
         except OSError as error:
@@ -92,6 +94,10 @@ class SqliteStore(SqliteReader):
     def problems(self) -> tuple[str, ...]:
         """What an operator must know although writes go through: the log no longer extends its checkpoint."""
         return self._keeper.problems()
+
+    def rotating(self, overlap_us: int, *, keep: bool = False) -> AbstractContextManager[Handover]:
+        """See `ports.Rotating`."""
+        return self._keeper.rotating(overlap_us, keep=keep)
 
     def owner_token(self) -> str:
         """Names this process in `execution.started`; see `owners`."""

@@ -3,17 +3,20 @@
 
     python verify_ledger.py EXPORT --key LOG.pub                         a directory: every byte of it counts
     python verify_ledger.py EXPORT --key LOG.pub --consistency OLD       ... and it extends the checkpoint OLD
+    python verify_ledger.py EXPORT --key LOG.pub --witness-key W.pub     ... and the witness W has seen it too
     python verify_ledger.py RECORD.tlog-proof --key LOG.pub --record RECORD.json
     python verify_ledger.py GROWTH --key LOG.pub --consistency OLD       a file: a newer checkpoint extends OLD
 
-Take LOG.pub from somebody you trust, not from the export. `--key` may be given several times, such as for a
-witness. The first line of output is the verdict. Exit code 0: verified, 6: not verified, 2: wrong usage.
+Take LOG.pub from somebody you trust, not from the export; any key that the log ever had will do: records signed by
+both keys lead from each to the next. `--key` and `--witness-key` may be given several times. The first line of output
+is the verdict. Exit code 0: verified, 6: not verified, 2: wrong usage.
 
 Needs Python >= 3.9 and the package `cryptography`, and nothing else: read it, it is meant to be read. What is
 checked: the signature (C2SP signed-note, tlog-checkpoint), that the directory holds the files of a log of the
 signed size and no others (C2SP tlog-tiles), that every hash is the hash of what it stands for and the last one has
 the signed root (RFC 6962), and that the records are canonical JSON (RFC 8785) in one unbroken sequence, whose time
-never falls, with no execution started before a decision that allows it.
+never falls, with no execution started before a decision that allows it, and no key that did not get the log from the
+one before it. What a witness cosigned (C2SP tlog-cosignature) must be a beginning of the log.
 """
 
 from __future__ import annotations
@@ -42,6 +45,8 @@ HASH = 32
 MAX_RECORD = 65_535
 MAX_INTEGER = 2**53 - 1
 MAX_TEXT = 65_536
+#: a file named on the command line, such as a proof with every rotation of the key
+MAX_FILE = 4 * 1024 * 1024
 MAX_PROBLEMS = 20
 #: bundles one worker checks at a time
 BATCH = 32
@@ -49,6 +54,8 @@ BATCH = 32
 MAX_SHAPES = 16
 #: longer records are read in full, one by one
 MAX_SHAPED = 4096
+ROTATED = b"key.rotated"
+ROTATION = "checkrein-key-rotation/v1"
 RUNS = (b"allow", b"allow_with_redaction")
 EMPTY_ROOT = sha256(b"").digest()
 
@@ -121,12 +128,8 @@ def parse_key(line: str) -> Key:
     return Key(name, id, raw[0], raw[1:])
 
 
-def parse_note(data: bytes) -> Note:
-    """Read a checkpoint. Nothing in it is believed before `check_note`."""
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        raise Invalid("the checkpoint is not text") from None
+def split_note(text: str) -> tuple[list[str], list[tuple[str, bytes, bytes]]]:
+    """The lines of a signed note, and its signatures."""
     body, separator, tail = text.rpartition("\n\n")
     lines = body.split("\n")
     if not separator or not tail.endswith("\n") or len(text) > MAX_TEXT or len(lines) < 3 or not all(lines):
@@ -140,10 +143,20 @@ def parse_note(data: bytes) -> Note:
             raise Invalid("a signature line of the checkpoint is malformed")
         raw = unbase64(encoded)
         signatures.append((name, raw[:4], raw[4:]))
+    return lines, signatures
+
+
+def parse_note(data: bytes) -> Note:
+    """Read a checkpoint. Nothing in it is believed before `check_note`."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise Invalid("the checkpoint is not text") from None
+    lines, signatures = split_note(text)
     root = unbase64(lines[2])
     if len(root) != HASH:
         raise Invalid("the root in the checkpoint is not a hash")
-    return Note(lines[0], number(lines[1]), root, (body + "\n").encode(), signatures)
+    return Note(lines[0], number(lines[1]), root, ("\n".join(lines) + "\n").encode(), signatures)
 
 
 def check_note(note: Note, keys: list[Key]) -> set[Key]:
@@ -164,10 +177,62 @@ def check_note(note: Note, keys: list[Key]) -> set[Key]:
     return signed
 
 
-def trusted_note(data: bytes, keys: list[Key]) -> Note:
-    """A checkpoint that one of the keys given signed for its own log."""
-    note = parse_note(data)
-    if not any(key.name == note.origin and key.kind == 1 for key in check_note(note, keys)):
+class Rotation(NamedTuple):
+    """Record `seq` hands the log, which had this size and root, from one key to the next."""
+
+    seq: int
+    old: Key
+    new: Key
+    size: int
+    root: bytes
+
+
+def parse_rotation(data: bytes, seq: int) -> Rotation:
+    """What a record `key.rotated` says; raises `Invalid` unless both keys signed exactly that."""
+    try:
+        record = parse_record(data)
+        detail = record["body"].get("detail")
+        text = detail.get("statement") if isinstance(detail, dict) else None
+        if record["kind"].encode() != ROTATED or record["seq"] != seq or not isinstance(text, str):
+            raise Invalid("it has no statement")
+        lines, signatures = split_note(text)
+        if len(lines) != 6 or lines[0] != ROTATION:
+            raise Invalid("its statement is of another form")
+        old, new = parse_key(lines[2]), parse_key(lines[3])
+        found = Rotation(seq, old, new, number(lines[4]), unbase64(lines[5]))
+        if [detail.get("old"), detail.get("new")] != lines[2:4] or old == new:
+            raise Invalid("it names other keys than its statement")
+        if not all(key.kind == 1 and key.name == lines[1] for key in (old, new)) or found.size > seq:
+            raise Invalid("its statement is not about this log")
+        note = Note(lines[1], found.size, found.root, ("\n".join(lines) + "\n").encode(), signatures)
+        if len(signatures) != 2 or check_note(note, [old, new]) != {old, new}:
+            raise Invalid("its statement is not signed by both keys")
+    except (ValueError, Invalid) as error:
+        raise Invalid(f"record {seq} is a forged key rotation: {error}") from None
+    return found
+
+
+def check_line(rotations: list[Rotation]) -> None:
+    """Every rotation hands on what the one before handed over."""
+    for at in range(1, len(rotations)):
+        if rotations[at - 1].new != rotations[at].old or rotations[at - 1].seq >= rotations[at].seq:
+            raise Invalid(f"record {rotations[at].seq} rotates a key that was not the log's")
+
+
+def line_of(rotations: list[Rotation]) -> list[Key]:
+    """The keys of the log from the first to the current one; none if it was never rotated."""
+    return [rotations[0].old, *(rotation.new for rotation in rotations)] if rotations else []
+
+
+def trust(note: Note, keys: list[Key], rotations: list[Rotation]) -> Note:
+    """The note, if one of the keys given signed it, or the one whose turn it was in a line that holds one of them."""
+    line = line_of(rotations)
+    signed = check_note(note, [*keys, *line])
+    if set(line) & set(keys):
+        due = line[sum(rotation.seq < note.size for rotation in rotations)]
+        if due not in signed or due.name != note.origin:
+            raise Invalid(f"the checkpoint of {note.size} records is not signed by the key whose turn it was")
+    elif not any(key.name == note.origin and key.kind == 1 for key in signed & set(keys)):
         raise Invalid(f"the checkpoint of `{note.origin}` is not signed by the key that was given")
     return note
 
@@ -407,6 +472,7 @@ class Walked(NamedTuple):
     allowed: set[tuple[bytes, bytes]]
     #: starts with no decision among these bundles
     starts: list[tuple[int, tuple[bytes, bytes]]]
+    rotations: list[Rotation]
 
 
 def place(index: int, width: int = WIDTH) -> str:
@@ -451,7 +517,7 @@ def walk(job: tuple[Path, int, int, int]) -> Walked:
     """Check the bundles `first` to `last` - 1 of a log of `size` records."""
     export, size, first, last = job
     reader = Reader()
-    found = Walked(b"", b"", None, [], [], set(), [])
+    found = Walked(b"", b"", None, [], [], set(), [], [])
     roots, leaves, differs, ts_us = [], b"", None, 0
     for index in range(first, last):
         start = index * WIDTH
@@ -489,6 +555,11 @@ def walk(job: tuple[Path, int, int, int]) -> Walked:
                     found.allowed.add(record.evaluation)
             elif record.kind == b"execution.started" and record.evaluation not in found.allowed:
                 found.starts.append((seq, record.evaluation))
+            elif record.kind == ROTATED:
+                try:
+                    found.rotations.append(parse_rotation(data, seq))
+                except Invalid as error:
+                    found.problems.append(Problem(seq, str(error)))
     return found._replace(roots=b"".join(roots), leaves=leaves, differs=differs, problems=found.problems[:MAX_PROBLEMS])
 
 
@@ -539,9 +610,10 @@ def list_files(export: Path) -> tuple[set[str], set[str]]:
     return files, folders
 
 
-def check_files(export: Path, note: Note, key_file: str, files: set[str], folders: set[str]) -> Iterator[Problem]:
-    """The directory holds the files of a log of this size, perhaps older partial tiles that fit, and nothing else."""
-    wanted = {"checkpoint", key_file, *paths("entries", note.size)}
+def check_files(export: Path, note: Note, beside: set[str], files: set[str], folders: set[str]) -> Iterator[Problem]:
+    """The directory holds the files of a log of this size and those beside it, perhaps older partial tiles that fit,
+    and nothing else."""
+    wanted = {"checkpoint", *beside, *paths("entries", note.size)}
     for level in range(8):
         wanted.update(paths(str(level), note.size >> 8 * level))
     for path in sorted(wanted - files):
@@ -569,9 +641,13 @@ def is_older(export: Path, path: str, wanted: set[str]) -> bool:
     return width < WIDTH and count == width and now.startswith(data) and len(data) > 0
 
 
-def published_keys(export: Path, note: Note, keys: list[Key]) -> str:
-    """The name of the export's key file, after a look at the keys in it: each signed, and one of them is known."""
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", note.origin)[:200] + ".pub"
+def file_name(origin: str, id: bytes = b"") -> str:
+    """The name of a key file: of the current key, of an earlier one with its id."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", origin)[:200] + (f".{id.hex()}" if id else "") + ".pub"
+
+
+def published_keys(export: Path, name: str, note: Note) -> list[Key]:
+    """The keys in a key file of the export, each of which must have signed the note."""
     try:
         lines = read(export, name).decode("utf-8").split("\n")
         published = [parse_key(line) for line in lines[:-1]]
@@ -581,15 +657,64 @@ def published_keys(export: Path, note: Note, keys: list[Key]) -> str:
         raise Invalid(f"{name} is missing or damaged")
     if not set(published) <= check_note(note, published):
         raise Invalid(f"{name} holds a key that did not sign the checkpoint")
-    if len(published) > len(set(published)) or len(note.signatures) > len({line[:2] for line in note.signatures}):
+    if len(published) > len(set(published)):
         raise Invalid("a key or a signature stands there twice")
-    if not set(published) & set(keys):
-        raise Invalid(f"{name} does not hold the key that was given")
-    known = {(key.name, key.id) for key in (*published, *keys)}
+    return published
+
+
+def check_keys(export: Path, note: Note, keys: list[Key], rotations: list[Rotation]) -> set[str]:
+    """The names of the export's key files, after a look at the keys in them: the log's, and one of them is known."""
+    current, line = file_name(note.origin), line_of(rotations)
+    published = published_keys(export, current, note)
+    if line and line[-1] not in published:
+        raise Invalid(f"{current} does not hold the current key of the log")
+    if not {*published, *line} & set(keys):
+        raise Invalid(f"{current} does not hold the key that was given")
+    earlier = {file_name(key.name, key.id): key for key in line[:-1]}
+    for name, key in earlier.items():
+        if key_line(key) != read(export, name):
+            raise Invalid(f"{name} is missing or damaged")
+    check_signatures(note, [*published, *line, *keys])
+    return {current, *earlier}
+
+
+def key_line(key: Key) -> bytes:
+    """A key file with one key."""
+    encoded = base64.b64encode(bytes([key.kind]) + key.raw).decode()
+    return f"{key.name}+{key.id.hex()}+{encoded}\n".encode()
+
+
+def check_signatures(note: Note, keys: list[Key]) -> None:
+    """Every signature under the note can be checked, and none stands there twice."""
+    if len(note.signatures) > len({line[:2] for line in note.signatures}):
+        raise Invalid("a key or a signature stands there twice")
+    known = {(key.name, key.id) for key in keys}
     for signer, id, _ in note.signatures:
         if (signer, id) not in known:
             raise Invalid(f"the checkpoint has a signature by `{signer}` that no key given here can check")
-    return name
+    check_note(note, keys)
+
+
+class Witnessed(NamedTuple):
+    """What a witness cosigned last of the log in an export."""
+
+    witness: Key
+    note: Note
+
+
+def read_witnessed(export: Path, files: set[str]) -> tuple[set[str], list[Witnessed]]:
+    """The files below `witness`: of each witness its key and the checkpoint with its cosignature."""
+    names: set[str] = set()
+    found = []
+    for name in sorted(files):
+        if name.startswith("witness/") and name.endswith(".pub"):
+            note = parse_note(read(export, f"{name[:-4]}.checkpoint"))
+            keys = published_keys(export, name, note)
+            if len(keys) != 1 or keys[0].kind != 4 or name != f"witness/{keys[0].id.hex()}.pub":
+                raise Invalid(f"{name} is not the key of a witness")
+            names.update((name, f"{name[:-4]}.checkpoint"))
+            found.append(Witnessed(keys[0], note))
+    return names, found
 
 
 class Export(NamedTuple):
@@ -610,17 +735,31 @@ class Export(NamedTuple):
         return read(self.path, f"tile/0/{place(index, width)}")[: (last - first) * HASH]
 
 
-def verify_export(path: Path, keys: list[Key]) -> tuple[Export, list[Problem]]:
-    """Check every byte of an export; raises `Invalid` if its checkpoint is wrong, else gives what is."""
+class Verified(NamedTuple):
+    """What an export turned out to be."""
+
+    export: Export
+    rotations: list[Rotation]
+    witnessed: list[Witnessed]
+    problems: list[Problem]
+
+
+def verify_export(path: Path, keys: list[Key]) -> Verified:
+    """Check every byte of an export; raises `Invalid` if nothing in it can be believed, else says what is wrong."""
     files, folders = list_files(path)
-    note = trusted_note(read(path, "checkpoint"), keys)
-    problems = list(check_files(path, note, published_keys(path, note, keys), files, folders))
+    note = parse_note(read(path, "checkpoint"))
+    if note.size > len(files) * WIDTH:
+        raise Invalid(f"most files of a log of {note.size} records are missing")
+    beside, witnessed = read_witnessed(path, files)
+    problems: list[Problem] = []
     differs, ts_us, start, roots, leaves = None, 0, 0, [], b""
     allowed: set[tuple[bytes, bytes]] = set()
+    rotations: list[Rotation] = []
     for walked in walk_all(path, note.size):
         roots.append(walked.roots)
         leaves = walked.leaves
         problems += walked.problems
+        rotations += walked.rotations
         differs = walked.differs if differs is None else differs
         if walked.times and walked.times[0] < ts_us:
             problems.append(Problem(start, f"record {start} is older than the record before it"))
@@ -631,6 +770,13 @@ def verify_export(path: Path, keys: list[Key]) -> tuple[Export, list[Problem]]:
                 problems.append(Problem(seq, text))
         allowed |= walked.allowed
         start += BATCH * WIDTH
+    try:
+        check_line(rotations)
+        trust(note, keys, rotations)
+        beside |= check_keys(path, note, keys, rotations)
+    except Invalid as error:
+        return Verified(Export(path, note, []), rotations, witnessed, [Problem(None, str(error)), *problems])
+    problems = [*check_files(path, note, beside, files, folders), *problems]
     levels, wrong = build_levels(path, b"".join(roots))
     export = Export(path, note, levels)
     root = root_at(note.size, lambda level, first, last: export.hashes(level, first, last) if level else leaves)
@@ -640,7 +786,31 @@ def verify_export(path: Path, keys: list[Key]) -> tuple[Export, list[Problem]]:
     elif root != note.root:
         text = "the records fit their hashes, but not the signed root: the log was rewritten after it was signed"
         problems.insert(0, Problem(None, text))
-    return export, problems + wrong
+    problems += wrong
+    if not problems:
+        problems += check_past(export, keys, rotations, witnessed)
+    return Verified(export, rotations, witnessed, problems)
+
+
+def check_past(
+    export: Export, keys: list[Key], rotations: list[Rotation], witnessed: list[Witnessed]
+) -> Iterator[Problem]:
+    """What the keys and the witnesses signed before are beginnings of the log."""
+    for rotation in rotations:
+        if root_at(rotation.size, export.hashes) != rotation.root:
+            text = f"record {rotation.seq} rotates the key of a log with other records before it"
+            yield Problem(rotation.seq, text)
+    for witness, note in witnessed:
+        try:
+            check_signatures(note, [witness, *keys, *line_of(rotations), *published_log_keys(export)])
+            check_extends(export, trust(note, [*keys, *published_log_keys(export)], rotations))
+        except Invalid as error:
+            yield Problem(None, f"what `{witness.name}` cosigned is not of this log: {error}")
+
+
+def published_log_keys(export: Export) -> list[Key]:
+    """The keys of the log that the export itself holds, and that signed its checkpoint."""
+    return published_keys(export.path, file_name(export.note.origin), export.note)
 
 
 def build_levels(path: Path, roots: bytes) -> tuple[list[bytes], list[Problem]]:
@@ -691,25 +861,52 @@ def check_extends(export: Export, old: Note) -> None:
 # --- proofs -----------------------------------------------------------------------------------------------------
 
 
-def parse_proof(data: bytes) -> tuple[str, int, list[bytes], bytes]:
-    """Kind (`index` or `old`), its number, the hashes, and the checkpoint below."""
+class Proof(NamedTuple):
+    """A proof of a record (`index`) or of growth (`old`), its number, the hashes, and the checkpoint below."""
+
+    kind: str
+    at: int
+    path: list[bytes]
+    extra: bytes
+    checkpoint: bytes
+
+
+def parse_proof(data: bytes) -> Proof:
     above, _, checkpoint = data.partition(b"\n\n")
     try:
         lines = above.decode("ascii").split("\n")
     except UnicodeDecodeError:
         raise Invalid("the proof is malformed") from None
-    kind = "old"
+    kind, extra = "old", b""
     if lines[0] == "c2sp.org/tlog-proof@v1":
         kind = "index"
         del lines[0]
         if lines and lines[0].startswith("extra "):
-            unbase64(lines.pop(0)[6:])
+            extra = unbase64(lines.pop(0)[6:])
     if not lines or not lines[0].startswith(kind + " ") or len(lines) > 64:
         raise Invalid("it is neither a proof of a record nor of consistency")
-    path = [unbase64(line) for line in lines[1:]]
+    return Proof(kind, number(lines[0][len(kind) + 1 :]), parse_path(lines[1:]), extra, checkpoint)
+
+
+def parse_path(lines: list[str]) -> list[bytes]:
+    path = [unbase64(line) for line in lines]
     if any(len(hash) != HASH for hash in path):
         raise Invalid("a line of the proof is not a hash")
-    return kind, number(lines[0][len(kind) + 1 :]), path, checkpoint
+    return path
+
+
+def proved_rotations(extra: bytes, note: Note) -> list[Rotation]:
+    """The rotations of the key that a proof brings along, each proved like the record itself. Other extra data are
+    nobody's business."""
+    try:
+        links = [(link["record"].encode(), link["path"]) for link in json.loads(extra)["rotations"]]
+        found = [parse_rotation(data, parse_record(data)["seq"]) for data, _ in links]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
+    for at, (data, path) in enumerate(links):
+        check_inclusion(note, found[at].seq, sha256(b"\x00" + data).digest(), parse_path(path))
+    check_line(found)
+    return found
 
 
 def verify_record(data: bytes, index: int, path: list[bytes], note: Note) -> None:
@@ -731,7 +928,7 @@ def load(path: Path, what: str) -> bytes:
     """A file that was named on the command line."""
     try:
         with path.open("rb") as file:
-            return file.read(MAX_RECORD + MAX_TEXT)
+            return file.read(MAX_FILE)
     except OSError as error:
         raise Usage(f"{what} {path} cannot be read: {(error.strerror or 'failed').lower()}") from None
 
@@ -749,24 +946,22 @@ def load_keys(files: list[Path]) -> list[Key]:
 
 def verify(options: argparse.Namespace) -> tuple[str, list[Problem], list[str]]:
     """What verified or was to verify, the problems, and notes on what was not looked at."""
-    keys = load_keys(options.key)
+    keys, witnesses = load_keys(options.key), load_keys(options.witness_key)
     old = None
     if options.consistency:
         old_path = options.consistency / "checkpoint" if options.consistency.is_dir() else options.consistency
-        old = trusted_note(load(old_path, "the older checkpoint"), keys)
+        old = parse_note(load(old_path, "the older checkpoint"))
     if options.subject.is_dir():
         if options.record:
             raise Usage("--record goes with a proof, not with an export")
-        export, problems = verify_export(options.subject, keys)
-        if old is not None and not problems:
-            check_extends(export, old)
-        said = f"{export.note.size} records of {export.note.origin}"
-        own = all(options.subject.resolve() in file.resolve().parents for file in options.key)
-        hint = "the key came out of the export itself: this shows that the export is whole, not whose it is"
-        return said + (f", extending {old.size}" if old else ""), problems, [hint] if own else []
-    kind, at, path, below = parse_proof(load(options.subject, "the proof"))
-    note = trusted_note(below, keys)
-    unknown = len(note.signatures) - len(check_note(note, keys))
+        return verified_export(options, keys, witnesses, old)
+    kind, at, path, extra, below = parse_proof(load(options.subject, "the proof"))
+    note = parse_note(below)
+    rotations = proved_rotations(extra, note)
+    trust(note, keys, rotations)
+    signed = check_note(note, [*keys, *witnesses, *line_of(rotations)])
+    require_witnesses(witnesses, dict.fromkeys(signed, note.size))
+    unknown = len(note.signatures) - len(signed)
     notes = [f"{unknown} signatures by other keys were not checked"] if unknown else []
     if kind == "index":
         if not options.record or old is not None:
@@ -775,10 +970,39 @@ def verify(options: argparse.Namespace) -> tuple[str, list[Problem], list[str]]:
         return f"record {at} among {note.size} of {note.origin}", [], notes
     if old is None or options.record:
         raise Usage("a proof of consistency needs --consistency OLD, and no --record")
+    trust(old, keys, [])
     if (old.size, old.origin) != (at, note.origin):
         raise Invalid(f"the proof is not about the older checkpoint: that has {old.size} records of {old.origin}")
     check_growth(old, note, path)
     return f"{note.size} records of {note.origin}, extending {old.size}", [], notes
+
+
+def verified_export(
+    options: argparse.Namespace, keys: list[Key], witnesses: list[Key], old: Note | None
+) -> tuple[str, list[Problem], list[str]]:
+    """The same for an export."""
+    export, rotations, witnessed, problems = verify_export(options.subject, keys)
+    said = f"{export.note.size} records of {export.note.origin}"
+    if not problems:
+        if old is not None:
+            check_extends(export, trust(old, keys, rotations))
+            said += f", extending {old.size}"
+        at_head = dict.fromkeys(check_note(export.note, witnesses), export.note.size)
+        seen = {**{witness: note.size for witness, note in witnessed}, **at_head}
+        require_witnesses(witnesses, seen)
+        said += "".join(f", of which {key.name} cosigned {size}" for key, size in seen.items() if key in witnesses)
+    notes = [
+        f"record {seq} hands the log from key {old.id.hex()} to {new.id.hex()}" for seq, old, new, _, _ in rotations
+    ]
+    if all(options.subject.resolve() in file.resolve().parents for file in options.key):
+        notes.append("the key came out of the export itself: this shows that the export is whole, not whose it is")
+    return said, problems, notes
+
+
+def require_witnesses(witnesses: list[Key], seen: dict[Key, int]) -> None:
+    for witness in witnesses:
+        if witness not in seen:
+            raise Invalid(f"the witness `{witness.name}` has cosigned nothing of this")
 
 
 def show(text: str) -> None:
@@ -794,6 +1018,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--key", type=Path, action="append", required=True, metavar="FILE", help="the public key of the log"
+    )
+    parser.add_argument(
+        "--witness-key",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="the key of a witness that must have cosigned",
     )
     parser.add_argument(
         "--record", type=Path, metavar="FILE", help="the record that a proof is about, exactly as exported"
