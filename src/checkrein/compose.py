@@ -14,6 +14,8 @@ from checkrein import config as configuration
 from checkrein.config import Config, Loaded, UpstreamConfig, WebhookConfig
 from checkrein.connectors.http import HttpUpstream, Timeouts
 from checkrein.connectors.webhook import Webhook, read_secret
+from checkrein.connectors.witness import HttpWitness
+from checkrein.ledger.checkpoint import COSIGNATURE, VerifierKey
 from checkrein.ledger.verify import Report
 from checkrein.model import ConfigError, Decision, NotFound, Request, StoreUnavailable, Subject
 from checkrein.model.requirement import parse_span
@@ -35,6 +37,7 @@ from checkrein.services.recovery import recover
 from checkrein.services.reload import Reloader, Source, Trial, Version, Watch, first, prove, read_bundle
 from checkrein.services.rollouts import Rollouts
 from checkrein.services.turns import Turns
+from checkrein.services.witness import Pusher, Witness
 from checkrein.storage.bundles import ArchiveSource, Bundles, FolderSource, read_public_key
 from checkrein.storage.files import DataDir
 from checkrein.storage.folder import read_folder
@@ -52,6 +55,8 @@ from checkrein.web.proxy import Proxy, Route
 DATA = ".checkrein"
 #: how often a server looks for a new policy version; what it finds must be there twice
 RELOAD_EVERY_S = 1.0
+#: how often a server looks for a checkpoint that witnesses have not seen
+WITNESS_EVERY_S = 5.0
 
 
 class SystemClock:
@@ -107,6 +112,7 @@ class System:
         self.keys = Keys(store, self.clock)
         self.audit = Audit(store, data)
         self.payloads = _privacy(store, vault, data, self.config)
+        self.witnesses = Pusher(configured_witnesses(self.config), store, data, every_s=WITNESS_EVERY_S)
         self.gateway = Gateway(
             store,
             self.pdp,
@@ -141,7 +147,7 @@ class System:
                 arms=self.arms,
             ),
             AuthZen(self.gateway, max_body_bytes=server.max_body_bytes),
-            Admin(self.audit, tuple(sorted(named)), self.failing, self.reloader.warnings),
+            Admin(self.audit, tuple(sorted(named)), self.failing, self.warnings),
             stop=stop,
         )
 
@@ -158,6 +164,10 @@ class System:
         failing = [] if self.store.writable() else ["store: a record cannot be written"]
         failing += [] if self.vault.writable() else ["payloads: a payload cannot be sealed"]
         return (*failing, *(f"ledger: {problem}" for problem in self.store.problems()))
+
+    def warnings(self) -> tuple[str, ...]:
+        """What to look at, although it keeps nothing from running."""
+        return (*self.reloader.warnings(), *self.witnesses.warnings())
 
     def watching(self) -> Watch:
         """While the block runs, new policy versions are taken from where this one came from."""
@@ -300,8 +310,21 @@ def unfired(folder: Path | str) -> tuple[str, ...]:
     return tuple(policy.id for policy in pdp.bundle.policies.policies if policy.id not in fired)
 
 
-def verify_ledger(folder: Path | str, *, data: Path | str | None = None, vkey: str = "") -> Report:
-    """Walk the whole ledger without writing to it, also one that refuses to open. `vkey` is one's own copy."""
+def configured_witnesses(config: Config) -> list[Witness]:
+    """The witnesses of `checkrein.toml`, each with the way to it."""
+    return [
+        Witness(name, VerifierKey.parse(given.vkey, COSIGNATURE), HttpWitness(name, given.url))
+        for name, given in config.witnesses.items()
+    ]
+
+
+def verify_ledger(
+    folder: Path | str, *, data: Path | str | None = None, vkey: str = "", witnesses: Sequence[VerifierKey] = ()
+) -> Report:
+    """Walk the whole ledger without writing to it, also one that refuses to open. `vkey` is one's own copy.
+
+    Each of the `witnesses` must have cosigned a beginning of it.
+    """
     directory = DataDir(Path(data) if data else Path(folder) / DATA)
     if not directory.database.exists():
         raise NotFound(
@@ -310,7 +333,7 @@ def verify_ledger(folder: Path | str, *, data: Path | str | None = None, vkey: s
         )
     reader = SqliteStore.open_readonly(directory)
     try:
-        return Audit(reader, directory).verify(vkey)
+        return Audit(reader, directory).verify(vkey, witnesses)
     finally:
         reader.close()
 

@@ -21,6 +21,7 @@ import msgspec
 from dotenv.parser import parse_stream
 
 from checkrein.flow.rollout import Kind, Plan
+from checkrein.ledger.checkpoint import COSIGNATURE, VerifierKey
 from checkrein.model import BadRequest, ConfigError, Level, Outcome
 from checkrein.model.requirement import Requirement, parse_factors, parse_span
 from checkrein.model.retention import FLOOR_DAYS, Retention
@@ -85,6 +86,13 @@ class WebhookConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     from_start: bool = False
 
 
+class WitnessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A C2SP tlog-witness that cosigns checkpoints: its submission prefix, and its key `name+id+base64`."""
+
+    url: str
+    vkey: str
+
+
 class ApprovalsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`retry_after` is what a waiting caller is told, such as `"5s"`."""
 
@@ -118,6 +126,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upstreams: dict[str, UpstreamConfig] = {}
     people: dict[str, Person] = {}
     webhooks: dict[str, WebhookConfig] = {}
+    witnesses: dict[str, WitnessConfig] = {}
     retention: Retention = Retention()
     rollout: RolloutConfig = RolloutConfig()
 
@@ -147,7 +156,12 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "rollout": RolloutConfig,
 }
 #: sections that hold one table for each name
-NAMED: dict[str, type[msgspec.Struct]] = {"upstreams": UpstreamConfig, "people": Person, "webhooks": WebhookConfig}
+NAMED: dict[str, type[msgspec.Struct]] = {
+    "upstreams": UpstreamConfig,
+    "people": Person,
+    "webhooks": WebhookConfig,
+    "witnesses": WitnessConfig,
+}
 
 OUTCOMES = tuple(outcome.wire for outcome in Outcome)
 RISKS = tuple(level.value for level in Level)
@@ -307,6 +321,8 @@ def _check(config: Config, places: _Places) -> None:
         _check_upstream(f"upstreams.{name}", upstream, places)
     for name, webhook in config.webhooks.items():
         _check_webhook(f"webhooks.{name}", webhook, places)
+    for name, witness in config.witnesses.items():
+        _check_witness(f"witnesses.{name}", witness, places)
 
 
 def _check_webhook(name: str, given: WebhookConfig, places: _Places) -> None:
@@ -345,6 +361,16 @@ def _check_rollout(given: RolloutConfig, places: _Places) -> None:
             parse(getattr(given, field))
         except BadRequest as error:
             raise places.error(f"rollout.{field}", "cannot be read", error.hint) from error
+
+
+def _check_witness(name: str, given: WitnessConfig, places: _Places) -> None:
+    if not _is_base_url(given.url):
+        hint = "write `https://host/prefix`, without user, password or query"
+        raise places.error(f"{name}.url", "is not an http(s) address", hint)
+    try:
+        VerifierKey.parse(given.vkey, COSIGNATURE)
+    except ConfigError as error:
+        raise places.error(f"{name}.vkey", f"cannot be used: {error}", error.hint) from error
 
 
 def _check_upstream(name: str, given: UpstreamConfig, places: _Places) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -31,6 +32,7 @@ from checkrein.storage.sqlite import SqliteStore
 from checkrein.storage.vault import Vault
 from crash.figures import DEEP
 
+pytestmark = pytest.mark.timeout(1_200)
 HOUR_US, DAY_US = 3_600_000_000, 86_400_000_000
 ALL = RecordQuery()
 

@@ -127,7 +127,11 @@ def show(
 
 @app.command(
     short_help="Verify the whole ledger.",
-    epilog=examples("checkrein audit verify --dir governance", "checkrein audit verify --key my-copy-of-signer.pub"),
+    epilog=examples(
+        "checkrein audit verify --dir governance",
+        "checkrein audit verify --key my-copy-of-signer.pub",
+        "checkrein audit verify --witness-key witness.pub",
+    ),
 )
 def verify(
     key: Annotated[
@@ -136,6 +140,10 @@ def verify(
             "--key", metavar="FILE", help="Your own copy of the public key.", show_default="signer.pub of the store"
         ),
     ] = None,
+    witness_key: Annotated[
+        list[Path] | None,
+        typer.Option("--witness-key", metavar="FILE", help="The key of a witness that must have cosigned."),
+    ] = None,
     dir: Dir = HERE,
     data: Data = None,
     output: Format = Output.TABLE,
@@ -143,11 +151,14 @@ def verify(
     """Verify the whole ledger: every byte, the order, the tree and the signed checkpoint.
 
     Exits 6 if it fails, and names the first record that is not what was written. Whoever can write to the store can
-    replace the key beside it: keep your own copy elsewhere, and give it with `--key`.
+    replace the key beside it: keep your own copy elsewhere, and give it with `--key`. Any key that the ledger ever had
+    will do.
     """
     from checkrein.compose import verify_ledger
+    from checkrein.ledger.checkpoint import COSIGNATURE, VerifierKey
 
-    report = verify_ledger(dir, data=data, vkey=_key(key))
+    witnesses = [VerifierKey.parse(_key(path), COSIGNATURE) for path in witness_key or ()]
+    report = verify_ledger(dir, data=data, vkey=_key(key), witnesses=witnesses)
     if output is Output.JSON:
         print_json(report.to_json())
     report.require()

@@ -1,4 +1,5 @@
-"""`checkrein audit` for people who do not trust us: export --format tlog, prove, consistency, verifier."""
+"""`checkrein audit` for people who do not trust us: export --format tlog, prove, checkpoint, consistency, witness,
+verifier."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ _MAX_TEXT = 131_072
 def register(audit: typer.Typer) -> None:
     """Hang the verbs under the group `audit`."""
     audit.command(short_help="Prove one record to a stranger.")(prove)
+    audit.command(short_help="Print the newest signed checkpoint, to keep elsewhere.")(checkpoint)
     audit.command(short_help="Check that one checkpoint extends another.")(consistency)
+    audit.command(short_help="Have the configured witnesses cosign the newest checkpoint.")(witness)
     audit.command(short_help="Print verify_ledger.py, for strangers.")(verifier)
 
 
@@ -78,6 +81,47 @@ def consistency(
     now = Checkpoint.parse(proof.checkpoint)
     emit(f"consistent: the first {proof.old_size} of {now.head.size} records of {now.origin} are the same in both")
     emit(f"root of the newer checkpoint: {_root(now)}")
+
+
+def checkpoint(
+    output: Annotated[
+        Path | None, typer.Option("--output", help="The file to write.", show_default="standard output")
+    ] = None,
+    dir: Dir = HERE,
+    data: Data = None,
+) -> None:
+    """Print the newest signed checkpoint. Somebody who keeps it can tell later whether history was rewritten.
+
+    Such as `checkrein audit checkpoint | ssh elsewhere 'cat > checkpoint'`, now and then.
+    """
+    with store(dir, data) as opened:
+        note = opened.checkpoint()
+    _put(note, output)
+
+
+def witness(dir: Dir = HERE, data: Data = None) -> None:
+    """Have the witnesses of checkrein.toml (C2SP tlog-witness) cosign the newest checkpoint, as `serve` does by itself.
+
+    Exits 6 if one of them has seen another history of this ledger, and 7 if one gives no answer.
+    """
+    from checkrein import config as configuration
+    from checkrein.compose import configured_witnesses
+    from checkrein.model import LedgerInvalid
+    from checkrein.services.witness import cosign
+
+    witnesses = configured_witnesses(configuration.load(dir).config)
+    if not witnesses:
+        raise BadRequest("no witness is configured", hint="add `[witnesses.NAME]` with `url` and `vkey`")
+    failed: list[CheckreinError] = []
+    with store(dir, data) as opened:
+        for each in witnesses:
+            try:
+                emit(f"{each.name} cosigned {cosign(each, opened, opened.files)} records")
+            except CheckreinError as error:
+                say(f"{error}")
+                failed.append(error)
+    if failed:  # another history is worse than no answer
+        raise next((error for error in failed if isinstance(error, LedgerInvalid)), failed[0])
 
 
 def verifier() -> None:

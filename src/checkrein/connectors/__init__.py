@@ -4,6 +4,7 @@
 `python`  `@governed` for functions
 `http`    the `Upstream` port over aiohttp
 `webhook` the `Hook` port: signed messages to systems outside
+`witness` the way to a C2SP tlog-witness, which is asked to cosign checkpoints
 
 Start with `openai`.
 """

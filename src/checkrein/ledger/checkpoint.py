@@ -81,6 +81,13 @@ class VerifierKey(msgspec.Struct, frozen=True):
         return True
 
 
+class Cosigned(msgspec.Struct, frozen=True):
+    """A checkpoint that came back from a witness: its key, and the note with its signature line."""
+
+    vkey: str
+    note: str
+
+
 class Checkpoint(msgspec.Struct, frozen=True):
     """A parsed note: nothing in it is believed before `verify`."""
 

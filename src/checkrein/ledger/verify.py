@@ -21,12 +21,12 @@ from itertools import islice
 
 import msgspec
 
-from checkrein.ledger.checkpoint import Checkpoint, VerifierKey
+from checkrein.ledger.checkpoint import COSIGNATURE, Checkpoint, Cosigned, VerifierKey
 from checkrein.ledger.record import Facets, Record, decode, facets
 from checkrein.ledger.rotation import KIND, Keys, Rotation
 from checkrein.ledger.section import RUN, RUNS, Section, section
 from checkrein.ledger.tree import HASH_BYTES, Frontier, Head, leaf_hash
-from checkrein.model import LedgerInvalid
+from checkrein.model import ConfigError, LedgerInvalid
 
 #: a walk through a ruined log stops listing problems here, not looking
 MAX_PROBLEMS = 20
@@ -65,7 +65,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     earlier: Callable[[str, int], Iterable[Record]] | None = None
     parts: Iterable[Section | Iterable[Entry]] | None = None
     rotated: Sequence[bytes] = ()
-    cosigned: Sequence[str] = ()
+    cosigned: Sequence[Cosigned] = ()
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -216,20 +216,24 @@ class _Walk:
             self._bad(None, str(error))
             return None
 
-    def _cosigned_heads(self, cosigned: Iterable[str], witnesses: tuple[VerifierKey, ...]) -> list[tuple[str, Head]]:
-        """What witnesses saw of this log, each with what to call it."""
+    def _cosigned_heads(
+        self, cosigned: Iterable[Cosigned], witnesses: tuple[VerifierKey, ...]
+    ) -> list[tuple[str, Head]]:
+        """What witnesses saw of this log, each with its name; notes for how many records those asked for stand."""
         found: list[tuple[str, Head]] = []
         if not self._keys:
             return found
-        for text in cosigned:
+        for kept in cosigned:
             try:
-                note, head = Checkpoint.parse(text), self._keys.verify(text)
-                for witness in note.signed_by(witnesses):
-                    self.witnessed[witness.origin] = max(head.size, self.witnessed.get(witness.origin, 0))
-            except LedgerInvalid as error:
+                witness = VerifierKey.parse(kept.vkey, COSIGNATURE)
+                if not Checkpoint.parse(kept.note).signed_by([witness]):
+                    raise LedgerInvalid(f"`{witness.origin}` has not signed it")
+                found.append((witness.origin, self._keys.verify(kept.note)))
+            except (LedgerInvalid, ConfigError) as error:
                 self._bad(None, f"what a witness cosigned cannot be used: {error}")
                 continue
-            found.append((", ".join(name for name, _ in note.signatures if name != note.origin), head))
+            if witness in witnesses:
+                self.witnessed[witness.origin] = found[-1][1].size
         for witness in witnesses:
             if witness.origin not in self.witnessed:
                 self._bad(None, f"the witness `{witness.origin}` has cosigned nothing")

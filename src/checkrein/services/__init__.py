@@ -16,6 +16,7 @@
 `turns`      prompts in flight, so that an agent gateway's tool calls are decided for the person
 `ids`        unguessable ids
 `evidence`   for people who do not trust us: export as tiles, proof of a record, proof of growth
+`witness`    others cosign each checkpoint, once they have seen that it only extends the last
 `keys`       API keys: create, find, revoke
 `rotation`   a new key for the ledger, recorded under the old one
 

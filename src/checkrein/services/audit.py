@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 import msgspec
 
 from checkrein.ledger import Record
+from checkrein.ledger.checkpoint import VerifierKey
 from checkrein.ledger.record import facets
 from checkrein.ledger.verify import Report, Snapshot, examine
 from checkrein.model import BadRequest, LedgerInvalid, NotFound
@@ -82,15 +83,17 @@ class Audit:
             raise NotFound(f"no record `{text[:80]}`", hint="`checkrein audit list` shows them; give a number or an id")
         return found
 
-    def verify(self, vkey: str = "") -> Report:
+    def verify(self, vkey: str = "", witnesses: Iterable[VerifierKey] = ()) -> Report:
         """Walk the whole ledger. `vkey` is the auditor's own copy of the public key, else the one beside it is used.
+
+        Each of the `witnesses` must have cosigned a beginning of it.
 
         A ledger that is wrong gives a report with problems, never an exception; `Report.require` raises.
         """
         known = vkey or (self._published.vkey() if self._published else "")
         try:
             with self._store.snapshot() as snapshot:
-                return examine(snapshot, vkey=known)
+                return examine(snapshot, vkey=known, witnesses=witnesses)
         except LedgerInvalid as error:
             return Report(records=0, root=b"", problems=(str(error),))
 

@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -20,11 +20,11 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from checkrein.ledger import Head, Record
-from checkrein.ledger.checkpoint import VerifierKey
+from checkrein.ledger.checkpoint import COSIGNATURE, Checkpoint, Cosigned, VerifierKey
 from checkrein.ledger.proof import Chain, Growth, Link, Proof, consistency_path, inclusion_path
 from checkrein.ledger.rotation import KIND, Keys
 from checkrein.ledger.tiles import Layout
-from checkrein.ledger.tree import leaf_hash
+from checkrein.ledger.tree import Frontier, leaf_hash, verify_consistency
 from checkrein.model import BadRequest, LedgerInvalid, NotFound
 from checkrein.ports import RecordQuery
 from checkrein.services.audit import Audit, Trail
@@ -42,6 +42,9 @@ class Signed(Protocol):
 
     def checkpoint(self) -> str:
         """The signed tree head, or an empty string."""
+
+    def cosigned(self) -> Sequence[Cosigned]:
+        """The checkpoints that witnesses cosigned last."""
 
     def leaves(self) -> Iterator[bytes]:
         """The leaf hashes of the records it covers, in order; they may be missing or wrong."""
@@ -64,7 +67,7 @@ def export_tlog(store: Trail, data: Signed, target: Path) -> Exported:
     """
     note, keys = data.checkpoint(), _keys(store, data)
     head = _head(note, keys)
-    published = _published(keys, head.size)
+    beside = {name: f"{key}\n" for name, key in _published(keys, head.size).items()} | _witnessed(store, data, head)
     target = target.absolute()
     try:
         _require_fresh(target)
@@ -77,8 +80,8 @@ def export_tlog(store: Trail, data: Signed, target: Path) -> Exported:
                 _write(draft / file.path, file.data)
             if layout.head != head:
                 raise LedgerInvalid(f"the {head.size} stored records are not those that were signed", hint=_BROKEN)
-            for name, key in published.items():
-                _write(draft / name, f"{key}\n".encode())
+            for name, text in beside.items():
+                _write(draft / name, text.encode())
             _write(draft / "checkpoint", note.encode())
             os.sync()  # thousands of small files: one call for all of them
             draft.rename(target)
@@ -89,7 +92,7 @@ def export_tlog(store: Trail, data: Signed, target: Path) -> Exported:
             f"`{target}` cannot be written: {(error.strerror or type(error).__name__).lower()}",
             hint="name another directory with `--output`",
         ) from error
-    return Exported(target, head, target / next(iter(published)))
+    return Exported(target, head, target / next(iter(beside)))
 
 
 def key_file(origin: str, id: str = "") -> str:
@@ -103,6 +106,18 @@ def _published(keys: Keys, size: int) -> dict[str, VerifierKey]:
     earlier = [rotation.old for rotation in keys.rotations if rotation.seq < size]
     files = {key_file(current.origin): current}
     return files | {key_file(key.origin, key.id.hex()): key for key in earlier}
+
+
+def _witnessed(store: Trail, data: Signed, head: Head) -> dict[str, str]:
+    """What witnesses cosigned of this log, by the name of its file. Raises `LedgerInvalid` if it was another."""
+    files: dict[str, str] = {}
+    for kept in data.cosigned():
+        if Checkpoint.parse(kept.note).head.size > head.size:
+            continue  # it came while the checkpoint was read
+        growth(store, data, kept.note)
+        name = f"witness/{VerifierKey.parse(kept.vkey, COSIGNATURE).id.hex()}"
+        files |= {f"{name}.pub": f"{kept.vkey}\n", f"{name}.checkpoint": kept.note}
+    return files
 
 
 def prove(store: Trail, data: Signed, record: str | int) -> tuple[Record, Proof]:
@@ -145,6 +160,19 @@ def growth(store: Trail, data: Signed, old: str, new: str = "") -> Growth:
         return found
 
     return _from_leaves(store, data, after.size, made)
+
+
+def extension(store: Trail, data: Signed, old_size: int, note: str) -> Growth:
+    """The proof that the log this checkpoint signs extends its own first `old_size` records, whoever has seen those."""
+    head = Checkpoint.parse(note).head
+
+    def made(leaves: Callable[[], Iterable[bytes]]) -> Growth:
+        old = Frontier().extend(islice(leaves(), old_size)).head
+        path = consistency_path(leaves(), old_size, head.size)
+        verify_consistency(old, head, path)
+        return Growth(old_size, path, note)
+
+    return _from_leaves(store, data, head.size, made)
 
 
 def _from_leaves(

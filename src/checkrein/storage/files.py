@@ -3,7 +3,7 @@
     signer.key       the ledger's private keys, 0600      signer.pub   the public key, one line to hand out
     commitment.key   32 random bytes, 0600                checkpoint   the signed tree head
     signer-ID.key    an earlier private key, if kept, 0600
-    witness-ID.checkpoint                                 the tree head that a witness cosigned last
+    witness-ID.pub   the key of a witness                 witness-ID.checkpoint   the tree head it cosigned last
     leaves           32 bytes a record: the leaf hashes the checkpoint covers
     payload.key      the key that wraps the keys of the payloads, 0600
     owners/          one locked file for each living process
@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from checkrein.ledger.checkpoint import Signer, VerifierKey
+from checkrein.ledger.checkpoint import COSIGNATURE, Cosigned, Signer, VerifierKey
 from checkrein.ledger.signers import Signers
 from checkrein.ledger.tree import HASH_BYTES
 from checkrein.model import ConfigError
@@ -133,17 +133,18 @@ class DataDir:
         """Replace the checkpoint in one step; it is on disk when this returns. Raises `OSError`."""
         write_atomic(self.path / "checkpoint", text.encode(), mode=0o644)
 
-    def cosigned(self) -> tuple[str, ...]:
+    def cosigned(self) -> tuple[Cosigned, ...]:
         """The checkpoints that witnesses cosigned last, one of each witness."""
-        return tuple(_text(path) for path in sorted(self.path.glob("witness-*.checkpoint")))
+        found = sorted(self.path.glob("witness-*.checkpoint"))
+        return tuple(Cosigned(_text(path.with_suffix(".pub")).strip(), _text(path)) for path in found)
 
-    def write_cosigned(self, witness: VerifierKey, text: str) -> None:
-        """Keep the checkpoint that this witness cosigned last. Raises `OSError`."""
-        write_atomic(self.cosigned_by(witness), text.encode(), mode=0o644)
-
-    def cosigned_by(self, witness: VerifierKey) -> Path:
-        """Where the checkpoint lies that this witness cosigned last."""
-        return self.path / f"witness-{witness.id.hex()}.checkpoint"
+    def write_cosigned(self, cosigned: Cosigned) -> None:
+        """Keep the checkpoint that this witness cosigned last, and its key. Raises `OSError`."""
+        id = VerifierKey.parse(cosigned.vkey, COSIGNATURE).id.hex()
+        key = self.path / f"witness-{id}.pub"
+        if _text(key).strip() != cosigned.vkey:
+            write_atomic(key, (cosigned.vkey + "\n").encode(), mode=0o644)
+        write_atomic(self.path / f"witness-{id}.checkpoint", cosigned.note.encode(), mode=0o644)
 
     def leaves(self) -> Iterator[bytes]:
         """The leaf hashes kept outside the database, in order; nothing if there are none."""
