@@ -319,11 +319,16 @@ def configured_witnesses(config: Config) -> list[Witness]:
 
 
 def verify_ledger(
-    folder: Path | str, *, data: Path | str | None = None, vkey: str = "", witnesses: Sequence[VerifierKey] = ()
+    folder: Path | str,
+    *,
+    data: Path | str | None = None,
+    vkey: str = "",
+    witnesses: Sequence[VerifierKey] = (),
+    indexes: bool = False,
 ) -> Report:
     """Walk the whole ledger without writing to it, also one that refuses to open. `vkey` is one's own copy.
 
-    Each of the `witnesses` must have cosigned a beginning of it.
+    Each of the `witnesses` must have cosigned a beginning of it. With `indexes` what lists go by is checked too.
     """
     directory = DataDir(Path(data) if data else Path(folder) / DATA)
     if not directory.database.exists():
@@ -333,7 +338,8 @@ def verify_ledger(
         )
     reader = SqliteStore.open_readonly(directory)
     try:
-        return Audit(reader, directory).verify(vkey, witnesses)
+        report = Audit(reader, directory).verify(vkey, witnesses)
+        return report.with_problems(reader.index_problems()) if indexes else report
     finally:
         reader.close()
 

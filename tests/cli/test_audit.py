@@ -163,3 +163,15 @@ def test_a_store_that_is_no_database_is_named(busy: Path, cli: Run) -> None:
         ran = cli(*verb.split(), "--dir", busy)
         assert ran.code == 6
         assert "ledger.db` is damaged" in ran.err
+
+
+def test_verify_looks_at_the_indexes_when_asked(busy: Path, cli: Run) -> None:
+    import apsw
+
+    assert cli("audit", "verify", "--indexes", "--dir", busy).code == 0
+    connection = apsw.Connection(str(busy / ".checkrein/ledger.db"))
+    connection.execute("DROP INDEX record_user")
+    connection.close()
+    assert cli("audit", "verify", "--dir", busy).code == 0
+    ran = cli("audit", "verify", "--indexes", "--dir", busy)
+    assert (ran.code, "`record_user` in the database is missing" in ran.err) == (6, True)

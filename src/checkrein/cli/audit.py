@@ -144,6 +144,9 @@ def verify(
         list[Path] | None,
         typer.Option("--witness-key", metavar="FILE", help="The key of a witness that must have cosigned."),
     ] = None,
+    indexes: Annotated[
+        bool, typer.Option("--indexes", help="Check too that lists find every record; takes longer.")
+    ] = False,
     dir: Dir = HERE,
     data: Data = None,
     output: Format = Output.TABLE,
@@ -158,7 +161,7 @@ def verify(
     from checkrein.ledger.checkpoint import COSIGNATURE, VerifierKey
 
     witnesses = [VerifierKey.parse(_key(path), COSIGNATURE) for path in witness_key or ()]
-    report = verify_ledger(dir, data=data, vkey=_key(key), witnesses=witnesses)
+    report = verify_ledger(dir, data=data, vkey=_key(key), witnesses=witnesses, indexes=indexes)
     if output is Output.JSON:
         print_json(report.to_json())
     report.require()

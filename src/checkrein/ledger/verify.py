@@ -101,6 +101,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             "witnessed": dict(self.witnessed),
         }
 
+    def with_problems(self, more: Iterable[str]) -> Report:
+        """With further problems that a walk does not see."""
+        return msgspec.structs.replace(self, problems=(*self.problems, *more))
+
     def require(self) -> Report:
         """The report itself; raises `LedgerInvalid` with the problems if there are any."""
         if self.problems:

@@ -87,6 +87,22 @@ def _make_tables(connection: apsw.Connection, path: Path) -> None:
             connection.pragma("user_version", SCHEMA_VERSION)
 
 
+def schema(connection: apsw.Connection) -> dict[str, str]:
+    """The statement behind each table, index and trigger, by its name; how it is spaced does not count."""
+    found = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
+    return {str(name): " ".join(str(sql).split()) for name, sql in found}
+
+
+def expected_schema() -> dict[str, str]:
+    """`schema` of a new file."""
+    connection = apsw.Connection(":memory:")
+    try:
+        connection.execute(_SCHEMA)
+        return schema(connection)
+    finally:
+        connection.close()
+
+
 def check_version(connection: apsw.Connection, path: Path) -> None:
     """Raise `ConfigError` unless this is a new file or a ledger of a version known here."""
     version, application = connection.pragma("user_version"), connection.pragma("application_id")

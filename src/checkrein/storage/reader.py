@@ -22,6 +22,7 @@ from checkrein.model import ConfigError, LedgerInvalid, StoreUnavailable
 from checkrein.ports import RecordQuery, Row
 from checkrein.storage.database import check_version, connect, read_frontier, rotated, trouble
 from checkrein.storage.files import DataDir
+from checkrein.storage.indexes import index_problems
 from checkrein.storage.walkers import Runs, walked
 
 _PAGE = 256
@@ -104,6 +105,11 @@ class SqliteReader:
     def checkpoint(self) -> str:
         """The signed tree head, or an empty string."""
         return self.files.checkpoint()
+
+    def index_problems(self) -> list[str]:
+        """What lists would not find, or find wrongly; see `indexes`. Raises `LedgerInvalid` for a damaged file."""
+        with self._connection() as connection:
+            return index_problems(connection)
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Snapshot]:

@@ -99,8 +99,9 @@ class Writer:
         self._busy_s = busy_s
         #: a forked child has no writer thread: its writes would wait for ever
         self._pid = os.getpid()
-        #: device and inode of the database as this process found it
+        #: device and inode of the database as this process found it, and of the WAL that its connection writes to
         self._file = _identity(path)
+        self._log: tuple[int, int] | None = None
         self._queue_limit = queue_limit
         self._on_commit = on_commit
         self._queue: deque[_Job] = deque()
@@ -174,12 +175,8 @@ class Writer:
                 self._idle = False
 
     def _write(self, jobs: list[_Job]) -> None:
-        if self._file is not None and _identity(self._path) != self._file:
-            # the open file would take the write, and nobody would ever find the record
-            self.healthy = False
-            hint = "stop this process, put the store back, and start again"
-            for job in jobs:
-                job.future.set_exception(StoreUnavailable("the store was moved, deleted or replaced", hint=hint))
+        if not self._in_place():
+            self._refuse(jobs)
             return
         try:
             batch = self._transact(jobs)
@@ -189,6 +186,9 @@ class Writer:
                     job.future.set_exception(_refusal(error, self._path))
                 return
             batch = landed
+        if not self._in_place():
+            self._refuse(jobs)
+            return
         self.healthy = True
         self._on_commit(batch.size)
         for future, answer in batch.answers:
@@ -200,6 +200,22 @@ class Writer:
             self._copy_back()
         if self._shared(batch):
             time.sleep(_TRY_S)  # others wait for the lock; without a pause this thread would win it every time
+
+    def _in_place(self) -> bool:
+        """Whether the files are those that are open: a write to others succeeds, and nobody ever finds the record."""
+        return (self._file is None or _identity(self._path) == self._file) and (
+            self._log is None or _identity(self._log_path) == self._log
+        )
+
+    @property
+    def _log_path(self) -> Path:
+        return self._path.with_name(f"{self._path.name}-wal")
+
+    def _refuse(self, jobs: list[_Job]) -> None:
+        self.healthy = False
+        hint = "stop this process, put the store back, and start again"
+        for job in jobs:
+            job.future.set_exception(StoreUnavailable("the store was moved, deleted or replaced", hint=hint))
 
     def _grown(self, connection: apsw.Connection, name: str, pages: int) -> int:
         """Called by SQLite after each commit, in the place of its own checkpoint."""
@@ -227,6 +243,7 @@ class Writer:
             self._settle()
         connection = self._connect()
         self._begin(connection)
+        self._log = self._log or _identity(self._log_path)
         frontier, last_us = read_frontier(connection)
         ts_us = self._stamper.now_us(last_us)
         batch = _Batch(frontier, ts_us, self._stamper.ids(ts_us, sum(len(job.drafts) for job in jobs)))
@@ -350,7 +367,7 @@ class Writer:
 
     def _disconnect(self) -> None:
         """Drop the connection and with it an open transaction."""
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._log = self._connection, None, None
         if connection is not None:
             with contextlib.suppress(apsw.Error):  # it is being given up; the error that counts was raised before
                 connection.close(True)
