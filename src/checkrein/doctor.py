@@ -84,9 +84,6 @@ class _Doctor:
             self.findings.extend(look())
         except (CheckreinError, OSError) as error:
             self.findings.extend(_failures(what, error))
-        except msgspec.MsgspecError:
-            hint = "restore it from a backup"
-            self.findings.append(Finding("fail", what, "the store holds what checkrein did not write", hint))
 
     def folder_is_there(self) -> Iterator[Finding]:
         read_folder(self._folder)

@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from checkrein.ledger import Draft, Head, Record
-from checkrein.model import CheckreinError, Request, Subject
+from checkrein.model import CheckreinError, LedgerInvalid, Request, Subject
 from checkrein.model.retention import Retention
+
+_Noun = TypeVar("_Noun")
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -29,6 +31,16 @@ class Row(msgspec.Struct, frozen=True):
     state: str
     lookup: str
     body: bytes
+
+    def read(self, type: type[_Noun]) -> _Noun:
+        """The body as the noun that was stored; raises `LedgerInvalid` for one that checkrein did not write."""
+        try:
+            return msgspec.json.decode(self.body, type=type)
+        except (ValueError, RecursionError) as error:  # never with the text, which may hold anything
+            raise LedgerInvalid(
+                f"the {self.room} `{self.id}` in the store is not what checkrein wrote",
+                hint="restore the database from a backup; `checkrein audit verify` looks at the records beside it",
+            ) from error
 
 
 class Save(msgspec.Struct, frozen=True):

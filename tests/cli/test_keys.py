@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import apsw
+import pytest
+
 Run = Callable[..., Any]
 
 
@@ -93,3 +96,16 @@ def test_a_running_server_takes_the_new_signer_without_a_restart(
         assert (data / "signer.pub").read_text().strip() == new
         assert len((data / "signer.key").read_text().splitlines()) == 1
     assert cli("audit", "verify", "--dir", folder).code == 0
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[", b"\xff", b'{"id": 7}', b"[" * 100_000])
+def test_a_key_that_the_store_does_not_hold_as_it_was_written_is_named(folder: Path, cli: Run, body: bytes) -> None:
+    id = cli("keys", "create", "bot", "--dir", folder, "-o", "json").json()["id"]
+    connection = apsw.Connection(str(folder / ".checkrein/ledger.db"))
+    connection.execute('UPDATE "row" SET body = ? WHERE room = ?', (body, "key"))
+    connection.close()
+    for verb in (("list",), ("revoke", id)):
+        ran = cli("keys", *verb, "--dir", folder)
+        assert (ran.code, ran.out) == (6, "")
+        assert ran.err.startswith(f"error: the key `{id}` in the store is not what checkrein wrote\nhint: restore")
+    assert f"the key `{id}` in the store is not what checkrein wrote" in cli("doctor", "--dir", folder).out

@@ -8,7 +8,6 @@ import sys
 import traceback
 from pathlib import Path
 
-import msgspec
 import typer
 
 from checkrein.cli import (
@@ -28,14 +27,10 @@ from checkrein.cli import (
     webhooks,
 )
 from checkrein.cli.common import ReaderGone, examples, reason, report
-from checkrein.model import CheckreinError, LedgerInvalid
+from checkrein.model import CheckreinError
 
 #: set it to see where something broke that should not
 TRACEBACK = "CHECKREIN_TRACEBACK"
-UNREADABLE = LedgerInvalid(
-    "the store holds what checkrein did not write",
-    hint="`checkrein audit verify` looks at the records; restore what else was changed from a backup",
-)
 #: what shells report for a program that SIGPIPE ended; never 0, which would read as ALLOW
 _READER_GONE = 141
 
@@ -108,9 +103,6 @@ def execute() -> int:
     except CheckreinError as error:
         report(error)
         return _give_up_stdout(error.exit_code)
-    except msgspec.MsgspecError:  # what users write has been checked; this was read from the store
-        report(UNREADABLE)
-        return UNREADABLE.exit_code
     except OSError as error:
         place = f"`{error.filename}`: " if isinstance(error.filename, str) else ""
         report(CheckreinError(f"{place}{reason(error)}", hint="`checkrein doctor` looks at files, disk and ports"))

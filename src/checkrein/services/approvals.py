@@ -46,7 +46,7 @@ def row(approval: Approval) -> Row:
 
 
 def load(stored: Row) -> Approval:
-    return msgspec.json.decode(stored.body, type=Approval)
+    return stored.read(Approval)
 
 
 def save(approval: Approval) -> Save:

@@ -78,7 +78,7 @@ class Keys:
     def find(self, secret: str) -> ApiKey | None:
         """The live key with this secret, looked up by digest so that timing tells nothing about it."""
         for row in self._store.rows(ROOM, lookup=key_digest(secret), limit=1):
-            key = msgspec.json.decode(row.body, type=ApiKey)
+            key = row.read(ApiKey)
             if key.live(self._clock.now_us()):
                 return key
         return None
@@ -86,7 +86,7 @@ class Keys:
     def all(self) -> list[ApiKey]:
         found: list[ApiKey] = []
         while rows := self._store.rows(ROOM, after=found[-1].id if found else "", limit=500):
-            found.extend(msgspec.json.decode(row.body, type=ApiKey) for row in rows)
+            found.extend(row.read(ApiKey) for row in rows)
         return found
 
     def revoke(self, id: str, *, by: str) -> ApiKey:
@@ -97,7 +97,7 @@ class Keys:
                 shown = id.isprintable() and not id.startswith(PREFIX)  # a secret is never repeated
                 what = f"no key `{id[:80]}`" if shown else "that is not the id of a key"
                 raise NotFound(what, hint="`checkrein keys list` shows the ids, `key_...`")
-            key = msgspec.json.decode(row.body, type=ApiKey)
+            key = row.read(ApiKey)
             if key.revoked_us:
                 return key
             key = msgspec.structs.replace(key, revoked_us=self._clock.now_us())

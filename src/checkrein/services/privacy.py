@@ -78,6 +78,13 @@ class Swept(msgspec.Struct, frozen=True, kw_only=True):
     orphans: int
 
 
+class _Order(msgspec.Struct, frozen=True):
+    """An erasure that was ordered, as its row holds it."""
+
+    by: str
+    reason: str
+
+
 class Archive(Store, Trail, Protocol):
     """A store whose records are found by their id too."""
 
@@ -200,7 +207,7 @@ class Privacy:
         order = self._store.row(ROOM, ref)
         if order is None or order.state != "ordered":
             version = order.version if order else 0
-            body = msgspec.json.encode({"by": by, "reason": records.cut(reason)})
+            body = msgspec.json.encode(_Order(by, records.cut(reason)))
             order = Row(ROOM, ref, version + 1, "ordered", "", body)
             self._note(order, {})
         return self._carry_out(order)
@@ -241,9 +248,9 @@ class Privacy:
         return done
 
     def _note(self, order: Row, counts: JsonObject) -> None:
-        about = msgspec.json.decode(order.body)
-        detail = {"subject": order.id, "stage": order.state, "reason": about["reason"], **counts}
-        draft = records.admin("erasure", about["by"], detail)
+        about = order.read(_Order)
+        detail = {"subject": order.id, "stage": order.state, "reason": about.reason, **counts}
+        draft = records.admin("erasure", about.by, detail)
         self._store.commit(Unit((draft,), (Save(order, order.version - 1),))).result()
 
     def _approvals(self, ref: str) -> Iterator[Approval]:
