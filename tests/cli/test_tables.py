@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from checkrein.cli.common import plain, print_json
-from checkrein.cli.tables import print_table
+from checkrein.cli.tables import print_table, progress
 
 Run = Callable[..., Any]
 
@@ -147,3 +147,17 @@ def test_prose_is_folded_before_a_row_becomes_a_block(
     assert shown(60).splitlines() == ["ID     WHY", "apr_1  it goes out in our name and is read by many"]
     assert shown(32).splitlines() == ["ID     WHY", "apr_1  it goes out in our name", "       and is read by many"]
     assert shown(24).splitlines()[0] == "apr_1"
+
+
+def test_progress_is_shown_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress("records") as told:
+        told(1, 2)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+    with progress("records") as told:
+        told(1, 2)
+        told(2000, None)
+    out, err = capsys.readouterr()
+    assert (out, "records" in err) == ("", True)

@@ -17,6 +17,7 @@ from checkrein.ledger.rotation import Keys
 from checkrein.ledger.tree import leaf_hash
 from checkrein.model import BadRequest, LedgerInvalid, NotFound
 from checkrein.ports import RecordQuery, Unit
+from checkrein.services.audit import Audit
 from checkrein.services.evidence import export_tlog, growth, key_file, prove
 from checkrein.storage.files import DataDir
 from checkrein.storage.sqlite import SqliteStore
@@ -80,7 +81,7 @@ class Beside:
         self._data = data
         self._checkpoint = checkpoint
         self._leaves = leaves
-        self.vkey = data.vkey
+        self.vkey, self.cosigned = data.vkey, data.cosigned
 
     def checkpoint(self) -> str:
         return self._data.checkpoint() if self._checkpoint is None else self._checkpoint
@@ -223,3 +224,49 @@ def test_a_checkpoint_beyond_the_store_is_not_proved(store: SqliteStore, data: D
 def test_a_checkpoint_of_another_key_is_not_looked_at(store: SqliteStore, data: DataDir):
     with pytest.raises(LedgerInvalid, match="not signed by the known key"):
         growth(store, data, Signer(bytes(32), "example.com/log").sign(Head(1, bytes(32))))
+
+
+# --- while others write -----------------------------------------------------------------------------------------
+
+
+class Busy:
+    """The same store, written to by somebody between any two records that are read."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self.record, self.snapshot = store.record, store.snapshot
+
+    def records(self, query: RecordQuery) -> Iterator[Record]:
+        for at, record in enumerate(self._store.records(query)):
+            if at % 50 == 0:
+                write(self._store, 3)
+            yield record
+
+
+@pytest.fixture
+def busy(tmp_path: Path) -> Iterator[SqliteStore]:
+    """600 signed records in a store that signs all the time."""
+    store = SqliteStore(tmp_path / "busy", Clock(), checkpoint_every_s=0.001)
+    write(store, COUNT)
+    store.close()
+    store = SqliteStore(tmp_path / "busy", Clock(), checkpoint_every_s=0.001)
+    yield store
+    store.close()
+
+
+def test_an_export_of_tiles_holds_what_was_signed_when_it_began(busy: SqliteStore, tmp_path: Path):
+    told: list[tuple[int, int]] = []
+    exported = export_tlog(Busy(busy), busy.files, tmp_path / "export", told=lambda *far: told.append(far))
+    assert exported.head.size == COUNT < busy.head().size
+    assert told[-1] == (COUNT, COUNT)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert verify_ledger.main([str(exported.path), "--key", str(busy.files.path / "signer.pub")]) == 0
+
+
+@pytest.mark.parametrize("query", [RecordQuery(), RecordQuery(kinds=("system.note", "x")), RecordQuery(kinds=("x",))])
+def test_an_export_of_lines_holds_the_records_there_were_when_it_began(busy: SqliteStore, query: RecordQuery):
+    lines = list(Audit(Busy(busy)).export("jsonl", query))
+    assert len(lines) == (COUNT if query.kinds != ("x",) else 0)
+    stored = [record.data.decode() + "\n" for record in busy.records(RecordQuery())]
+    assert lines == stored[: len(lines)]
+    assert len(stored) > COUNT or not lines

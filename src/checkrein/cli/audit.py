@@ -16,7 +16,7 @@ import msgspec
 import typer
 
 from checkrein.cli.common import HERE, Data, Dir, Format, Output, emit, examples, print_json, reason, say, to_stdout
-from checkrein.cli.tables import print_facts, print_table
+from checkrein.cli.tables import print_facts, print_table, progress
 from checkrein.model import BadRequest, CheckreinError, LedgerInvalid, Level, NotFound, Outcome
 from checkrein.model.json import dumps, load_object
 from checkrein.model.stamp import stamp
@@ -33,6 +33,10 @@ User = Annotated[str, typer.Option(metavar="USER", help="Only actions of this pe
 Limit = Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="At most so many, the newest.")]
 Kind = Annotated[str, typer.Option(metavar="KIND", help="Only this kind, such as `decision`; several by comma.")]
 Trace = Annotated[str, typer.Option(metavar="ID", help="Only this trace id.")]
+
+
+#: records between two movements of a progress bar
+_TELL = 1000
 
 
 class ExportFormat(enum.StrEnum):
@@ -213,10 +217,12 @@ def export(
         return
     query = RecordQuery(user=user, trace_id=trace, kinds=_kinds(kind))
     count = 0
-    with _trail(dir, data) as trail, _target(to) as out:
+    with _trail(dir, data) as trail, _target(to) as out, progress("records", shown=to is not None) as told:
         for line in trail.export(format.value, query):
             out.write(line.encode())
             count += 1
+            if count % _TELL == 0:
+                told(count, None)
     if to is not None:
         records = count - (format is ExportFormat.CSV)
         say(f"{records} record{'' if records == 1 else 's'} written to {to}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from checkrein.cli.common import HERE, Data, Dir, emit, reason, say, store, to_stdout
+from checkrein.cli.tables import progress
 from checkrein.model import BadRequest, CheckreinError
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ def export_tlog(target: Path, *, dir: Path = HERE, data: Path | None = None) -> 
     """What `audit export --format tlog --output DIR` does."""
     from checkrein.services import evidence
 
-    with store(dir, data) as opened:
-        made = evidence.export_tlog(opened, opened.files, target)
+    with store(dir, data) as opened, progress("records") as told:
+        made = evidence.export_tlog(opened, opened.files, target, told=told)
     say(f"wrote {made.head.size} records, signed, to `{made.path}`; the public key is `{made.key.name}` in it")
     say("anybody can check it: `checkrein audit verifier > verify_ledger.py`, then")
     say(f"`python verify_ledger.py {made.path} --key FILE.pub`, with a key that did not come with the export")

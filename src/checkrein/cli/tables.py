@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from checkrein.cli.common import ReaderGone, emit, is_terminal, plain, say
@@ -51,6 +52,24 @@ def console(*, stderr: bool = False, width: int | None = None) -> Console:
 
     colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
     return Watched(stderr=stderr, width=width, color_system=colours, highlight=False, emoji=False)
+
+
+@contextmanager
+def progress(what: str, *, shown: bool = True) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on stderr while the block runs, if that is a terminal.
+
+    Call what it gives with how many are done of how many, None where nobody knows.
+    """
+    out = console(stderr=True)
+    if not (shown and out.is_terminal):
+        yield lambda done, total: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=out, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def line_width() -> int:

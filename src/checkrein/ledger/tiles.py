@@ -73,6 +73,11 @@ class Layout:
                 yield StaticFile(tile_path(level, self._full[level], len(hashes)), b"".join(hashes))
 
     @property
+    def size(self) -> int:
+        """How many records there were so far."""
+        return self._size
+
+    @property
     def head(self) -> Head:
         """Size and root of the tree over every record so far."""
         nodes = chain.from_iterable(Frontier().extend(hashes).nodes for hashes in reversed(self._levels))

@@ -98,7 +98,10 @@ class Audit:
             return Report(records=0, root=b"", problems=(str(error),))
 
     def export(self, format: str, query: RecordQuery = RecordQuery()) -> Iterator[str]:  # noqa: B008 - frozen
-        """Lines with their line ends: `jsonl` (the exact stored bytes) or `csv` (one row a record, with a header)."""
+        """Lines with their line ends: `jsonl` (the exact stored bytes) or `csv` (one row a record, with a header).
+
+        Of the records there are when the first line is read, whatever is written meanwhile.
+        """
         writers: dict[str, Callable[[Iterator[Record]], Iterator[str]]] = {"jsonl": _jsonl, "csv": _csv}
         if format not in writers:
             raise BadRequest(f"`{format}` is no export format", hint="choose `jsonl` or `csv`")

@@ -59,11 +59,14 @@ class Exported(msgspec.Struct, frozen=True):
     key: Path
 
 
-def export_tlog(store: Trail, data: Signed, target: Path) -> Exported:
-    """Write the log as C2SP tiles, entry bundles, checkpoint and public key into the new directory `target`.
+def export_tlog(
+    store: Trail, data: Signed, target: Path, *, told: Callable[[int, int], None] = lambda done, size: None
+) -> Exported:
+    """Write the log as C2SP tiles, entry bundles, checkpoint and public keys into the new directory `target`.
 
-    The directory appears complete or not at all. Raises `BadRequest` if there is something in `target` or it cannot
-    be written, `LedgerInvalid` if the stored records are not those that were signed.
+    It holds what the checkpoint of this moment signs, whatever is written meanwhile; `told` hears now and then how
+    many records of how many are done. The directory appears complete or not at all. Raises `BadRequest` if there is
+    something in `target` or it cannot be written, `LedgerInvalid` if the stored records are not those that were signed.
     """
     note, keys = data.checkpoint(), _keys(store, data)
     head = _head(note, keys)
@@ -78,6 +81,7 @@ def export_tlog(store: Trail, data: Signed, target: Path) -> Exported:
             layout = Layout()
             for file in layout.files(_data(store, head.size)):
                 _write(draft / file.path, file.data)
+                told(layout.size, head.size)
             if layout.head != head:
                 raise LedgerInvalid(f"the {head.size} stored records are not those that were signed", hint=_BROKEN)
             for name, text in beside.items():
