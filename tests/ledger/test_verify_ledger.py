@@ -172,6 +172,9 @@ def test_the_golden_vectors_are_still_made_and_still_verify(tmp_path: Path):
     assert alone(GOLDEN / "export", "--key", key) == (0, [whole])
     assert alone(GOLDEN / "export", "--key", key, *earlier) == (0, [f"{whole}, extending 100"])
     assert alone(GOLDEN / "growth", "--key", key, *earlier) == (0, [f"{whole}, extending 100"])
+    handed = "note: record 1 hands the log from key d455c521 to "
+    code, (verdict, note) = alone(GOLDEN / "rotated", "--key", GOLDEN / "first.pub")
+    assert (code, verdict, note.startswith(handed)) == (0, "verified: 3 records of example.com/log", True)
     proof = (GOLDEN / "record-7.tlog-proof", "--key", key, "--record", GOLDEN / "record-7.json")
     assert alone(*proof) == (0, ["verified: record 7 among 300 of example.com/log"])
 
