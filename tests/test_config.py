@@ -64,7 +64,12 @@ SETTABLE = [
 
 
 #: another value, where neither the next number nor `9s` is one
-OTHER = {"rollout.stages": "20, 100", "rollout.approvers": "2 of finance"}
+OTHER = {
+    "rollout.stages": "20, 100",
+    "rollout.approvers": "2 of finance",
+    "retention.results": "false",
+    "server.public_url": "https://checkrein.example",
+}
 
 
 def another(name: str, default: object) -> str:

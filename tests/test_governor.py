@@ -493,3 +493,11 @@ def test_activities_are_rows_of_one_user_newest_first(governor: Governor):
     assert governor.activities(user_id="nobody") == []
     with pytest.raises(BadRequest):
         governor.activities(limit=0)
+
+
+def test_a_decision_under_an_idempotency_key_is_made_once(governor: Governor):
+    first, second = (governor.decide(READ, idempotency_key="k-1") for _ in range(2))
+    assert first == second
+    assert governor.decide(READ).evaluation_id != first.evaluation_id
+    with pytest.raises(BadRequest):
+        governor.decide(READ, idempotency_key="a\nb")

@@ -49,7 +49,7 @@ class Client:
         if not self._key.isascii() or not self._key.isprintable():
             raise ConfigError("the api key holds characters that no key has", hint="copy it again: `crk_...`")
 
-    def submit_request(self, request: Mapping[str, object]) -> dict[str, Any]:
+    def submit_request(self, request: Mapping[str, object], *, idempotency_key: str = "") -> dict[str, Any]:
         """Submit one request and return the answer.
 
         In AuthZEN form (`subject`, `action`, `resource`) it is decided and recorded. With `messages`, or `prompt`
@@ -57,15 +57,17 @@ class Client:
         Every answer has `decision` (true or false) and `context` with `outcome`, `risk` and `trace_id`: a denial,
         or a wait for people, is an answer and not an exception.
 
+        Sent again under the same `idempotency_key`, what ran before does not run again, and the answer is the same.
+
         Raises `HttpError` for any other answer, `UpstreamUnavailable` when none came, `BadRequest` for what cannot
         be sent.
         """
         if not isinstance(request, Mapping):
             raise BadRequest("the request is not a dict", hint='pass `{"prompt": "..."}` or the AuthZEN form')
         if request.keys() & {"subject", "action", "resource"}:
-            return self._call("POST", "/access/v1/evaluation", request)
+            return self._call("POST", "/access/v1/evaluation", request, idempotency_key)
         try:
-            answer = self._call("POST", "/v1/chat/completions", _chat(request))
+            answer = self._call("POST", "/v1/chat/completions", _chat(request), idempotency_key)
         except HttpError as error:
             details = error.body.get("error")
             context = details.get("checkrein") if isinstance(details, dict) else None
@@ -103,8 +105,13 @@ class Client:
         query = urlencode({"limit": limit, "user": user_id})
         return cast("list[dict[str, Any]]", self._call("GET", f"/api/v1/activities?{query}")["activities"])
 
-    def _call(self, method: str, path: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
-        status, headers, text = self._exchange(method, path, _encode(body) if body is not None else None)
+    def _call(
+        self, method: str, path: str, body: Mapping[str, object] | None = None, idempotency_key: str = ""
+    ) -> dict[str, Any]:
+        if not idempotency_key.isascii() or not idempotency_key.isprintable():
+            raise BadRequest("the idempotency key is not printable ASCII", hint="use a UUID")
+        data = _encode(body) if body is not None else None
+        status, headers, text = self._exchange(method, path, data, idempotency_key)
         if not 200 <= status < 300:
             raise _error(status, text)
         try:
@@ -121,11 +128,15 @@ class Client:
             }
         return answer
 
-    def _exchange(self, method: str, path: str, data: bytes | None) -> tuple[int, dict[str, str], bytes]:
+    def _exchange(
+        self, method: str, path: str, data: bytes | None, idempotency_key: str
+    ) -> tuple[int, dict[str, str], bytes]:
         """Status, headers (lower case) and body of the answer; raises `UpstreamUnavailable` when there is none."""
         kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
         connection = kind(self._url.hostname or "", self._url.port, timeout=self._timeout)
         headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
+        if idempotency_key:
+            headers["idempotency-key"] = idempotency_key
         try:
             connection.connect()
         except (OSError, UnicodeError) as error:

@@ -27,6 +27,7 @@ from checkrein.services.approvals import Approvals
 from checkrein.services.arms import Arms
 from checkrein.services.audit import Audit
 from checkrein.services.gateway import Gateway
+from checkrein.services.idempotency import Idempotency
 from checkrein.services.ids import noise
 from checkrein.services.keys import Keys
 from checkrein.services.outbox import Destination, Outbox
@@ -122,6 +123,15 @@ class System:
             key=key,
             owner=store.owner_token(),
             turns=self.turns,
+            idempotency=Idempotency(
+                store,
+                vault,
+                self.clock,
+                key=key,
+                owner=store.owner_token(),
+                alive=store.owner_alive,
+                retention=self.config.retention,
+            ),
         )
 
     def app(self) -> ASGIApp:
@@ -146,7 +156,7 @@ class System:
                 retry_after_s=parse_span(self.config.approvals.retry_after),
                 arms=self.arms,
             ),
-            AuthZen(self.gateway, max_body_bytes=server.max_body_bytes),
+            AuthZen(self.gateway, max_body_bytes=server.max_body_bytes, public_url=server.public_url),
             Admin(self.audit, tuple(sorted(named)), self.failing, self.warnings),
             stop=stop,
         )

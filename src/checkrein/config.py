@@ -35,13 +35,17 @@ OTHER_NAMES = ("CHECKREIN_DIR", "CHECKREIN_TRACEBACK", "CHECKREIN_DEEP", "CHECKR
 
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where `checkrein serve` listens. Names in `allowed_hosts` are accepted in the `Host` header."""
+    """Where `checkrein serve` listens. Names in `allowed_hosts` are accepted in the `Host` header.
+
+    `public_url` is its address for others, such as `https://checkrein.example`, where something stands before it.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8642
     max_body_bytes: int = 8 * 1024 * 1024
     allowed_hosts: tuple[str, ...] = ()
     drain_seconds: int = 10
+    public_url: str = ""
 
 
 class UpstreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -296,6 +300,8 @@ def _origins(config: Config, sources: Mapping[str, str]) -> tuple[Origin, ...]:
 
 
 def _show(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
@@ -305,6 +311,8 @@ def _check(config: Config, places: _Places) -> None:
         raise places.error("server.port", f"is {server.port}", "choose a port from 0 to 65535")
     if server.max_body_bytes < 1024:
         raise places.error("server.max_body_bytes", "is below 1024", "give it in bytes")
+    if server.public_url and not _is_base_url(server.public_url):
+        raise places.error("server.public_url", "is not an http(s) address", "write `https://host`")
     if server.drain_seconds < 0:
         raise places.error("server.drain_seconds", "is negative", "give it in seconds")
     try:
@@ -317,6 +325,8 @@ def _check(config: Config, places: _Places) -> None:
             field = name if name == "days" else f"classes.{name}"
             hint = f"logs of AI systems are kept for six months at least: give {FLOOR_DAYS} days or more"
             raise places.error(f"retention.{field}", f"is {days} days", hint)
+    if config.retention.idempotency_hours < 1:
+        raise places.error("retention.idempotency_hours", "is below 1", "give it in hours, such as 24")
     for name, upstream in config.upstreams.items():
         _check_upstream(f"upstreams.{name}", upstream, places)
     for name, webhook in config.webhooks.items():

@@ -51,17 +51,24 @@ class Governor:
     ) -> None:
         self.close()
 
-    def decide(self, request: Request | Mapping[str, object], *, dry_run: bool = False) -> Decision:
+    def decide(
+        self, request: Request | Mapping[str, object], *, dry_run: bool = False, idempotency_key: str = ""
+    ) -> Decision:
         """Decide a request, given as `Request` or in AuthZEN's JSON form, and record the decision durably.
 
         Whoever asks runs the action: an approval is spent with the answer. `dry_run` records nothing, opens no
-        approval and spends none. Raises `BadRequest` for what is not a request, and `StoreUnavailable` when the
-        decision cannot be recorded.
+        approval and spends none. Under an `idempotency_key` that was used before, a decision that lets the action run
+        is given again as it was. Raises `BadRequest` for what is not a request, `IdempotencyConflict` for a key that
+        was used for another, and `StoreUnavailable` when the decision cannot be recorded.
         """
         checked = _checked(request)
         if dry_run:
             return self.system.pdp.decide(Asked(checked))
-        return self.system.gateway.evaluate_sync(checked, caller=python.CALLER)
+        once = None
+        if idempotency_key:
+            keys = self.system.gateway.idempotency
+            once = keys.once_for(idempotency_key, checked, caller=python.CALLER, operation="decide")
+        return self.system.gateway.evaluate_sync(checked, caller=python.CALLER, once=once)
 
     def governed(
         self,
@@ -71,16 +78,25 @@ class Governor:
         roles: tuple[str, ...] = (),
         agent: str = "",
         resource: str = "",
+        idempotency_key: Callable[..., str] | None = None,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Govern a sync or async function as the tool `tool`.
 
         A call runs only when it is allowed, with its arguments redacted where policy says so, and with a durable
         record before and after. Otherwise it raises `Denied` or `ApprovalRequired`; once approved, the same call
         runs, once. `subject` is who acts, unless `acting_as` says otherwise. Put it directly above the `def`.
+
+        `idempotency_key` makes a key of the arguments, such as `lambda invoice, amount: invoice`: a second call under
+        one key does not run and returns what the first returned, as JSON has it.
         """
         fixed = None if subject is None else _named(subject, roles)
         return python.governed(
-            self.system.gateway, tool=tool, who=lambda: _acting.get() or fixed, agent=agent, resource=resource
+            self.system.gateway,
+            tool=tool,
+            who=lambda: _acting.get() or fixed,
+            agent=agent,
+            resource=resource,
+            idempotency_key=idempotency_key,
         )
 
     @contextmanager

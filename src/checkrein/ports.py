@@ -44,7 +44,10 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Save(msgspec.Struct, frozen=True):
-    """Write `row` if the stored version is `expect`; 0 means that it must not exist yet."""
+    """Write `row` if the stored version is `expect`; 0 means that it must not exist yet.
+
+    A row of version 0 removes the one that is stored.
+    """
 
     row: Row
     expect: int
@@ -229,7 +232,7 @@ class Upstream(Protocol):
     def name(self) -> str: ...
 
     async def send(self, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
-        """POST `body`; raises `UpstreamUnavailable` when no answer comes."""
+        """POST `body`; raises `UpstreamUnavailable` when no answer comes, `UpstreamUnreachable` if nothing was sent."""
 
     async def close(self) -> None: ...
 

@@ -60,7 +60,8 @@ def test_a_redaction_is_an_allow_only_to_those_who_can_redact(folder: Path, cli:
     knows, ignorant = decided(supported_obligations=["custom"]), decided()
     assert (knows.code, knows.json()["decision"], knows.err) == (0, True, "")
     assert (ignorant.code, ignorant.json()["decision"]) == (3, False)
-    assert "read it as DENY" in ignorant.err
+    assert "so it is denied" in ignorant.err
+    assert ignorant.json()["context"]["reasons"][0] == "obligation_unsupported"
 
 
 def test_for_people_there_is_a_table(folder: Path, cli: Run, asking: Callable[..., Path]) -> None:

@@ -13,8 +13,9 @@ import pytest
 
 from checkrein.compose import System, open_system
 from checkrein.connectors.python import governed
-from checkrein.model import BadRequest, ConfigError, Denied, Request, Subject
+from checkrein.model import BadRequest, ConfigError, Denied, IdempotencyConflict, Request, Subject
 from checkrein.ports import RecordQuery
+from checkrein.services.payloads import reference
 
 ALICE = Subject("user", "alice")
 Govern = Callable[..., Any]
@@ -315,3 +316,69 @@ def test_a_denied_call_does_not_run(system: System, govern: Govern):
     assert denied.value.decision.policies == ("no-transfers",)
     assert denied.value.hint == "draft the transfer"
     assert ends(system) == []
+
+
+# --- results, and keys that make a call run once ----------------------------------------------------------------
+
+
+def test_what_a_function_returned_is_kept_beside_the_ledger_where_it_is_json(system: System, govern: Govern):
+    @govern()
+    def look(what: str) -> object:
+        return {"found": (what, 1)} if what != "nothing" else object()
+
+    look("a")
+    look("nothing")
+    first, second = system.store.records(RecordQuery(kinds=("execution.finished",)))
+    payload = first.body["payload"]
+    assert isinstance(payload, dict)
+    kept = system.vault.read(str(payload["id"]), reference(system.data.commitment_key(), "user", "alice"))
+    assert kept is not None
+    assert kept.data == b'{"found":["a",1]}'
+    assert "payload" not in second.body
+    assert b"found" not in first.data
+
+
+async def test_a_call_under_one_key_runs_once_and_returns_what_it_returned(system: System, govern: Govern):
+    ran: list[str] = []
+
+    @govern(idempotency_key=lambda invoice, amount: invoice)
+    def pay(invoice: str, amount: int) -> dict[str, object]:
+        ran.append(invoice)
+        return {"receipt": len(ran)}
+
+    @govern(idempotency_key=lambda invoice: f"later-{invoice}")
+    async def pay_later(invoice: str) -> int:
+        ran.append(invoice)
+        return len(ran)
+
+    assert pay("i-1", 5) == pay("i-1", amount=5) == {"receipt": 1}
+    assert pay("i-2", 5) == {"receipt": 2}
+    assert await pay_later("i-1") == await pay_later("i-1") == 3
+    with pytest.raises(IdempotencyConflict) as conflict:
+        pay("i-1", 6)
+    assert conflict.value.code == "idempotency_key_reused"
+    assert ran == ["i-1", "i-2", "i-1"]
+
+
+def test_a_call_that_failed_under_a_key_does_not_run_again(govern: Govern):
+    ran: list[str] = []
+
+    @govern(idempotency_key=lambda invoice: invoice)
+    def pay(invoice: str) -> None:
+        ran.append(invoice)
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        pay("i-1")
+    with pytest.raises(IdempotencyConflict, match="not run again"):
+        pay("i-1")
+    assert ran == ["i-1"]
+
+
+def test_a_key_that_is_none_stops_the_call(govern: Govern):
+    @govern(idempotency_key=lambda invoice: invoice)
+    def pay(invoice: str) -> None:
+        pytest.fail("it ran")
+
+    with pytest.raises(BadRequest, match="idempotency key"):
+        pay("")

@@ -238,10 +238,21 @@ def test_a_result_that_is_kept_is_shown_with_the_end(system: System):
     assert system.payloads.reveal(last(system, "execution.finished").id, person="ann").value == {"content": "42"}
 
 
-def test_a_result_that_is_too_long_or_none_is_not_kept(system: System):
-    for result in (b"", b"x" * (MAX_RESULT_BYTES + 1)):
-        run(system, READ, result)
-        assert "payload" not in last(system, "execution.finished").body
+def test_no_result_is_not_kept_and_of_a_long_one_only_its_beginning(system: System):
+    run(system, READ)
+    assert "payload" not in last(system, "execution.finished").body
+    run(system, READ, b"x" * (MAX_RESULT_BYTES + 1))
+    shown = system.payloads.reveal(last(system, "execution.finished").id, person="ann").value
+    assert shown == "x" * MAX_RESULT_BYTES
+
+
+def test_results_are_not_kept_where_the_configuration_says_so(folder: Path, system: System, fresh: Fresh):
+    config = folder / "checkrein.toml"
+    config.write_text(config.read_text() + "\n[retention]\nresults = false\n")
+    silent = fresh()
+    run(silent, READ, b"{}")
+    assert "payload" not in last(silent, "execution.finished").body
+    assert "payload" in last(silent, "decision").body
 
 
 def test_a_result_that_cannot_be_kept_is_not_handed_over(system: System, monkeypatch: pytest.MonkeyPatch):

@@ -228,6 +228,21 @@ def test_a_record_the_ledger_does_not_admit_is_refused_with_its_whole_unit(
     assert store.row("box", "a") is None
 
 
+def test_a_row_is_removed_by_compare_and_set_and_may_begin_anew(store: Store, made: Made) -> None:
+    row, gone = Row("box", "a", 1, "s", "l", b"x"), Row("box", "a", 0, "", "", b"")
+    store.commit(Unit(saves=(Save(row, 0),))).result()
+    for expect in (2, 7):
+        with pytest.raises(StoreConflict):
+            store.commit(msgspec.structs.replace(made.unit("a"), saves=(Save(gone, expect),))).result()
+    assert store.row("box", "a") == row
+    store.commit(Unit(saves=(Save(gone, 1),))).result()
+    assert (store.row("box", "a"), store.rows("box"), store.rows("box", lookup="l")) == (None, [], [])
+    with pytest.raises(StoreConflict):
+        store.commit(Unit(saves=(Save(gone, 1),))).result()
+    store.commit(Unit(saves=(Save(row, 0),))).result()
+    assert store.row("box", "a") == row
+
+
 @pytest.mark.parametrize("row", [Row("box", "\ud800", 1, "", "", b""), Row("box", "a", 0, "", "", b"")])
 def test_a_row_that_could_fail_others_is_refused_before_it_is_queued(store: Store, row: Row) -> None:
     with pytest.raises(StoreUnavailable, match="cannot be stored"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -17,6 +19,7 @@ ROUTES = [
     ("POST", "/v1/chat/completions"),
     ("POST", "/access/v1/evaluation"),
     ("POST", "/access/v1/evaluations"),
+    ("GET", "/.well-known/authzen-configuration"),
     ("GET", "/api/v1/audit/records"),
     ("GET", "/api/v1/activities"),
     ("GET", "/nothing/here"),
@@ -78,6 +81,42 @@ async def test_a_foreign_host_is_refused(http: aiohttp.ClientSession, key: str, 
         assert reply.status in (400, 403)
 
 
+async def raw(server: str, key: str, *headers: str) -> int:
+    """The status of `/healthz` with exactly these headers beside the key."""
+    host, port = server.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    lines = ["GET /healthz HTTP/1.1", f"Authorization: Bearer {key}", "Connection: close", *headers]
+    writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+    status = int((await reader.readline()).split()[1])
+    writer.close()
+    return status
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost:", "localhost:a", "localhost:99999", "localhost:80:80", "evil@localhost", "localhost/", "localhost,e",
+     "[::1", "::1", "[]", "localhost.", ".localhost", "127.0.0.1 evil", "127.1", "http://localhost", "localhost\xe9"],
+)  # fmt: skip
+async def test_an_odd_host_is_refused(server: str, key: str, host: str):
+    assert await raw(server, key, f"Host: {host}") in (400, 403)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "127.0.0.1", "[::1]:8642", "10.0.0.7:1"])
+async def test_a_plain_host_of_ours_is_served(server: str, key: str, host: str):
+    assert await raw(server, key, f"Host: {host}") == 200
+
+
+async def test_a_host_or_an_origin_that_stands_twice_is_refused(server: str, key: str):
+    assert await raw(server, key, "Host: localhost", "Host: localhost") in (400, 403)
+    assert await raw(server, key) in (400, 403)
+    own = "Origin: http://localhost"
+    assert await raw(server, key, "Host: localhost", own) == 200
+    assert await raw(server, key, "Host: localhost", own, own) == 403
+    assert await raw(server, key, "Host: localhost", own, "Origin: https://evil.example") == 403
+    assert await raw(server, key, "Host: localhost", "Origin: null") == 403
+    assert await raw(server, key, "Host: localhost", "Origin: file://localhost") == 403
+
+
 async def test_a_page_of_another_origin_is_refused(http: aiohttp.ClientSession, key: str):
     async with http.get("/healthz", headers={**bearer(key), "origin": "https://evil.example"}) as reply:
         assert reply.status == 403
@@ -86,11 +125,33 @@ async def test_a_page_of_another_origin_is_refused(http: aiohttp.ClientSession, 
         assert reply.status == 200
 
 
-async def test_what_is_not_there_is_404_and_a_wrong_method_405(http: aiohttp.ClientSession, key: str):
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/access/v1/evaluation", "/access/v1/evaluations"])
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/jsonp", ""]
+)
+async def test_what_is_not_declared_as_json_is_415(http: aiohttp.ClientSession, key: str, path: str, kind: str):
+    async with http.post(path, data=b"{}", headers={**bearer(key), "content-type": kind}) as reply:
+        assert reply.status == 415
+        assert "application/json" in await reply.text()
+
+
+async def test_what_is_not_there_is_404_in_the_words_of_its_protocol(http: aiohttp.ClientSession, key: str):
     async with http.get("/nothing/here", headers=bearer(key)) as reply:
         assert (reply.status, reply.content_type) == (404, "application/problem+json")
-    async with http.get("/access/v1/evaluation", headers=bearer(key)) as reply:
-        assert reply.status == 405
+    for path in ("/v1/nothing", "/v1/chat/completions/", "/v1/"):
+        async with http.post(path, headers=bearer(key), json={}) as reply:
+            error = (await reply.json())["error"]
+        assert (reply.status, error["type"], error["code"]) == (404, "invalid_request_error", "not_found")
+        assert "model" not in error["message"]
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES[:-1])
+async def test_a_wrong_method_is_405_and_says_which_are_right(
+    http: aiohttp.ClientSession, key: str, method: str, path: str
+):
+    for wrong in {"GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"} - {method}:
+        async with http.request(wrong, path, headers=bearer(key)) as reply:
+            assert (reply.status, reply.headers["allow"].split(", ")[0]) == (405, method)
 
 
 async def test_readyz_says_what_fails(system: System, http: aiohttp.ClientSession, key: str, monkeypatch):
@@ -101,18 +162,43 @@ async def test_readyz_says_what_fails(system: System, http: aiohttp.ClientSessio
         assert (reply.status, (await reply.json())["ready"]) == (503, False)
 
 
-async def test_an_error_nobody_expected_has_no_traceback(
-    system: System, http: aiohttp.ClientSession, key: str, monkeypatch
+@pytest.mark.parametrize(
+    ("path", "where"),
+    [
+        ("/api/v1/audit/records", "audit.records"),
+        ("/v1/chat/completions", "gateway.action"),
+        ("/access/v1/evaluation", "gateway.evaluate"),
+    ],
+)
+async def test_an_error_nobody_expected_is_a_plain_500_and_the_log_has_it_under_its_trace(
+    system: System,
+    http: aiohttp.ClientSession,
+    key: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    where: str,
 ):
-    def broken(query: object) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
         raise RuntimeError("a secret detail")
 
-    monkeypatch.setattr(system.audit, "records", broken)
-    async with http.get("/api/v1/audit/records", headers=bearer(key)) as reply:
+    noun, _, verb = where.partition(".")
+    monkeypatch.setattr(getattr(system, noun), verb, broken)
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = {**bearer(key), "traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
+    asked = {"subject": {"type": "user", "id": "a"}, "action": {"name": "a"}, "resource": {"type": "a", "id": "a"}}
+    asked |= {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    method, given = ("GET", {}) if path.startswith("/api/") else ("POST", {"json": asked})
+    async with http.request(method, path, headers=headers, **given) as reply:  # type: ignore[arg-type]
         text = await reply.text()
-    assert reply.status == 500
+    assert (reply.status, reply.headers["x-checkrein-trace-id"]) == (500, trace_id)
+    assert trace_id in text
     assert "secret detail" not in text
     assert "Traceback" not in text
+    if path.startswith("/v1/"):
+        assert json.loads(text)["error"]["code"] == "internal_error"
+    assert trace_id in caplog.text
+    assert "a secret detail" in caplog.text
 
 
 async def test_the_audit_trail_is_readable_over_http(http: aiohttp.ClientSession, key: str):

@@ -64,7 +64,8 @@ forbid (principal, action == Action::"note", resource) unless { principal in Rol
 forbid (principal, action == Action::"send", resource);
 
 @id("no-addresses") @owner("r") @reason("no addresses in notes") @outcome("redact") @redact("pii.email")
-forbid (principal, action == Action::"note", resource) when { context.labels.contains("pii.email") };
+forbid (principal, action in [Action::"note", Action::"send"], resource)
+when { context.labels.contains("pii.email") };
 """
 
 
@@ -248,11 +249,11 @@ async def test_what_is_no_request_is_a_400_with_a_message(http: aiohttp.ClientSe
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""])
-async def test_what_is_not_declared_as_json_is_a_400(http: aiohttp.ClientSession, kind: str):
+async def test_what_is_not_declared_as_json_is_a_415(http: aiohttp.ClientSession, kind: str):
     data = json.dumps(question()).encode()
     for path in (ONE, MANY):
         status, message = await refused(http, data, path, headers={"content-type": kind})
-        assert (status, "application/json" in message) == (400, True)
+        assert (status, "application/json" in message) == (415, True)
 
 
 async def test_a_charset_beside_the_content_type_is_no_harm(http: aiohttp.ClientSession):
@@ -412,6 +413,43 @@ async def test_the_largest_batch_is_answered(http: aiohttp.ClientSession):
     assert await decisions(http, question(evaluations=[{}] * MAX_EVALUATIONS)) == [True] * MAX_EVALUATIONS
 
 
+# --- metadata and traces --------------------------------------------------------------------------------------
+
+
+async def test_the_metadata_names_the_endpoints_and_each_of_them_answers(http: aiohttp.ClientSession, url: str):
+    async with http.get("/.well-known/authzen-configuration") as reply:
+        assert (reply.status, reply.content_type) == (200, "application/json")
+        found = await reply.json()
+    assert found["policy_decision_point"] == url
+    endpoints = {name: value for name, value in found.items() if name.endswith("_endpoint")}
+    assert endpoints == {"access_evaluation_endpoint": url + ONE, "access_evaluations_endpoint": url + MANY}
+    for endpoint in endpoints.values():
+        assert (await ask(http, question(), endpoint.removeprefix(url)))["decision"] is True
+
+
+async def test_a_decision_joins_the_callers_trace(system: System, http: aiohttp.ClientSession):
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
+    async with http.post(ONE, json=question(), headers=headers) as reply:
+        assert (await reply.json())["context"]["trace_id"] == reply.headers["x-checkrein-trace-id"] == trace_id
+    async with http.post(MANY, json=question(evaluations=[{}, {}]), headers=headers) as reply:
+        found = (await reply.json())["evaluations"]
+    assert [item["context"]["trace_id"] for item in found] == [trace_id] * 2
+    assert len({item["context"]["evaluation_id"] for item in found}) == 2
+    assert len(list(system.store.records(RecordQuery(trace_id=trace_id)))) == 3
+
+
+@pytest.mark.parametrize(
+    "odd", ["", "x", "00-" + "0" * 32 + "-00f067aa0ba902b7-01", "00-" + "a" * 32 + "-" + "0" * 16 + "-01"]
+)
+async def test_an_odd_traceparent_is_no_trace(http: aiohttp.ClientSession, odd: str):
+    async with http.post(ONE, json=question(), headers={"traceparent": odd}) as reply:
+        trace_id = (await reply.json())["context"]["trace_id"]
+    assert len(trace_id) == 32
+    assert trace_id.strip("0")
+    assert trace_id not in odd
+
+
 # --- obligations: only for those who can carry them out -------------------------------------------------------
 
 
@@ -442,6 +480,30 @@ async def test_any_other_caller_gets_a_no(http: aiohttp.ClientSession, context: 
     answer = await ask(http, note("write to jane.doe@example.com", **context))
     assert answer["decision"] is False
     assert answer["context"]["reasons"][0] == "obligation_unsupported"
+
+
+async def test_what_is_recorded_of_an_unsupported_obligation_is_what_was_answered(
+    system: System, http: aiohttp.ClientSession
+):
+    answer = await ask(http, note("write to jane.doe@example.com"))
+    (record,) = system.store.records(RecordQuery(trace_id=answer["context"]["trace_id"]))
+    made = record.body["decision"]
+    assert (made["outcome"], made["reasons"]) == ("deny", answer["context"]["reasons"])  # type: ignore[index]
+    assert answer["context"]["outcome"] == "deny"
+
+
+async def test_a_caller_that_cannot_carry_out_a_redaction_spends_no_approval(
+    system: System, http: aiohttp.ClientSession
+):
+    asked = send("grace", context={"supported_obligations": ["custom"]})
+    asked["action"] = {"name": "send", "properties": {"input": {"to": "all", "body": "write to j@example.com"}}}
+    id = (await ask(http, asked))["context"]["access_request"]["id"]
+    approve(system, id)
+    answer = await ask(http, {**asked, "context": {}})
+    assert (answer["decision"], answer["context"]["reasons"][0]) == (False, "obligation_unsupported")
+    assert system.approvals.get(id).state is State.APPROVED
+    assert (await ask(http, asked))["decision"] is True
+    assert system.approvals.get(id).state is State.USED
 
 
 async def test_without_a_duty_nobody_needs_to_support_any(http: aiohttp.ClientSession):

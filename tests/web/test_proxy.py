@@ -24,6 +24,7 @@ from checkrein.web.server import BackgroundServer
 from fakes import FakeModel
 
 CHAT = "/v1/chat/completions"
+JSON = {"content-type": "application/json"}
 
 
 def body(text: str, **more: object) -> dict[str, Any]:
@@ -44,7 +45,7 @@ async def test_a_green_prompt_is_forwarded_byte_for_byte_and_recorded(
     system: System, http: aiohttp.ClientSession, model: FakeModel
 ):
     sent = b'{ "model":"m", "temperature": 0.70, "messages":[{"role":"user","content":"hi"}] }'
-    async with http.post(CHAT, data=sent) as reply:
+    async with http.post(CHAT, data=sent, headers=JSON) as reply:
         answer = await reply.json()
     assert (reply.status, answer["choices"][0]["message"]["content"]) == (200, "hello")
     assert model.raw == [sent]
@@ -191,6 +192,42 @@ async def test_when_the_caller_leaves_the_upstream_call_is_dropped_and_recorded_
     assert model.left.wait(timeout=10)
 
 
+def result_of(system: System, trace_id: str) -> object:
+    """What the sealed payload of the end holds."""
+    (end,) = system.store.records(RecordQuery(trace_id=trace_id, kinds=("execution.finished",)))
+    return system.payloads.reveal(end.id, person="ann").value
+
+
+@pytest.fixture
+def ann(folder: Path) -> None:
+    config = folder / "checkrein.toml"
+    config.write_text(config.read_text() + '\n[people.ann]\nroles = ["auditor"]\n')
+
+
+@pytest.mark.usefixtures("ann")
+async def test_prompt_and_answer_are_kept_for_auditors_and_in_no_record(folder: Path, model_url: str, model: FakeModel):
+    upstream = UpstreamConfig(base_url=f"{model_url}/v1")
+    system = open_system(folder, upstreams={"fake": upstream})
+    _, secret = system.keys.create("alice", by="tests")
+    try:
+        with BackgroundServer(system.app()) as server:
+            async with aiohttp.ClientSession(server.url, headers={"authorization": f"Bearer {secret}"}) as http:
+                async with http.post(CHAT, json=body("a telling question")) as reply:
+                    whole = reply.headers["x-checkrein-trace-id"]
+                model.stream = [b"data: a telling answer\n\n", b"data: [DONE]\n\n"]
+                async with http.post(CHAT, json=body("hi", stream=True)) as reply:
+                    streamed = reply.headers["x-checkrein-trace-id"]
+                    await reply.read()
+        assert result_of(system, whole) == json.loads(model.answer)
+        assert result_of(system, streamed) == "data: a telling answer\n\ndata: [DONE]\n\n"
+        (asked,) = system.store.records(RecordQuery(trace_id=whole, kinds=("decision",)))
+        shown = system.payloads.reveal(asked.id, person="ann").value
+        assert "a telling question" in json.dumps(shown)
+        assert not any(b"a telling" in record.data for record in system.store.records(RecordQuery()))
+    finally:
+        system.close()
+
+
 async def test_an_upstreams_error_is_passed_on_and_recorded_as_failed(
     system: System, http: aiohttp.ClientSession, model: FakeModel
 ):
@@ -214,13 +251,15 @@ async def test_an_upstreams_error_is_passed_on_and_recorded_as_failed(
         (b'{"model":"m","messages":[{"role":"user","content":"hi"}],"stream":"yes"}', "`stream`"),
         (b'{"model":"m","n":NaN,"messages":[{"role":"user","content":"hi"}]}', "NaN"),
         (b"\xff\xfe", "UTF-8"),
+        (b'{"model":"m","messages":[{"role":"user","content":"\\ud83d hi"}]}', "surrogate"),
+        (b'{"model":"m","messages":[{"role":"user","content":"hi","\\uDC00":1}]}', "surrogate"),
         (b'{"a":' * 500 + b"1" + b"}" * 500, "nested"),
     ],
 )
 async def test_bad_input_is_a_plain_400_and_reaches_nobody(
     http: aiohttp.ClientSession, model: FakeModel, data: bytes, says: str
 ):
-    async with http.post(CHAT, data=data) as reply:
+    async with http.post(CHAT, data=data, headers=JSON) as reply:
         error = (await reply.json())["error"]
     assert (reply.status, error["type"]) == (400, "invalid_request_error")
     assert says in error["message"]
@@ -228,7 +267,7 @@ async def test_bad_input_is_a_plain_400_and_reaches_nobody(
 
 
 async def test_a_body_over_the_limit_is_413(http: aiohttp.ClientSession, model: FakeModel):
-    async with http.post(CHAT, data=io.BytesIO(b"x" * (10 * 1024 * 1024))) as reply:
+    async with http.post(CHAT, data=io.BytesIO(b"x" * (10 * 1024 * 1024)), headers=JSON) as reply:
         assert reply.status == 413
         assert "max_body_bytes" in (await reply.json())["error"]["message"]
     assert model.calls == 0
@@ -265,7 +304,7 @@ async def test_an_upstream_that_cannot_be_reached_is_502_and_recorded_as_failed(
     assert (last.kind, last.body["status"], last.body["error"]) == (
         "execution.finished",
         "failed",
-        "UpstreamUnavailable",
+        "UpstreamUnreachable",
     )
 
 

@@ -11,6 +11,7 @@ import typer
 from checkrein.cli.common import HERE, Data, Dir, Format, Output, examples, print_json, reason, say, system
 from checkrein.cli.tables import print_facts
 from checkrein.model import BadRequest, Decision, Outcome, Request
+from checkrein.model.decision import UNSUPPORTED
 from checkrein.model.json import load_object
 
 #: a request larger than this is a mistake
@@ -50,19 +51,17 @@ def decide(
     """
     parsed = read_request(request)
     supported = parsed.context.get("supported_obligations", ())
-    knows_redaction = isinstance(supported, list) and "custom" in supported
     if dry_run:
-        made = _dry_run(parsed, dir)
+        made = _dry_run(parsed, dir).for_caller(supported)
     else:
         with system(dir, data) as opened:
-            made = opened.gateway.evaluate_sync(parsed, caller="cli")
+            made = opened.gateway.evaluate_sync(parsed, caller="cli", supported_obligations=supported)
     if output is Output.JSON:
-        print_json(made.to_json(obligations_supported=knows_redaction))
+        print_json(made.to_json())
     else:
         _table(made)
-    if made.outcome is Outcome.ALLOW_WITH_REDACTION and not knows_redaction:
-        say("the redaction is an obligation this request does not support; read it as DENY")
-        raise typer.Exit(EXIT[Outcome.DENY])
+    if UNSUPPORTED in made.reasons:
+        say("the redaction is an obligation this request does not support, so it is denied")
     raise typer.Exit(EXIT[made.outcome])
 
 

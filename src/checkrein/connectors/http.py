@@ -18,7 +18,7 @@ import msgspec
 from yarl import URL
 
 from checkrein import __version__
-from checkrein.model import BadRequest, ConfigError, UpstreamUnavailable
+from checkrein.model import BadRequest, ConfigError, UpstreamUnavailable, UpstreamUnreachable
 from checkrein.ports import Reply
 
 #: what a caller's request may carry on to the upstream
@@ -156,8 +156,9 @@ class HttpUpstream:
     def _failure(self, what: str, hint: str) -> UpstreamUnavailable:
         return UpstreamUnavailable(f"the upstream `{self._name}` {what}", hint=hint)
 
-    def _unreachable(self, what: str) -> UpstreamUnavailable:
-        return self._failure(what, f"check that it runs and that the `base_url` of `{self._name}` is right")
+    def _unreachable(self, what: str) -> UpstreamUnreachable:
+        hint = f"check that it runs and that the `base_url` of `{self._name}` is right"
+        return UpstreamUnreachable(f"the upstream `{self._name}` {what}", hint=hint)
 
 
 class _HttpReply:

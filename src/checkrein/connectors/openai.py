@@ -21,9 +21,12 @@ from checkrein.model import (
     BadRequest,
     CheckreinError,
     Denied,
+    IdempotencyConflict,
+    MethodNotAllowed,
     NotFound,
     Request,
     Resource,
+    RouteNotFound,
     StoreUnavailable,
     Unauthorized,
     UpstreamUnavailable,
@@ -131,6 +134,10 @@ def refusal(error: CheckreinError, *, retry_after_s: int, trace_id: str = "") ->
     if isinstance(error, ApprovalRequired):
         headers["retry-after"] = str(retry_after_s)
         extra["approval_id"] = error.approval_id
+    if isinstance(error, IdempotencyConflict):
+        code, trace_id = error.code, error.trace_id or trace_id
+        again = {"retry-after": str(error.retry_after_s)} if error.retry_after_s else {"x-should-retry": "false"}
+        headers |= again  # OpenAI's clients repeat what ends in 409 unless they are told not to
     if isinstance(error, StoreUnavailable):
         headers["retry-after"] = "1"
     if trace_id:
@@ -143,7 +150,10 @@ def refusal(error: CheckreinError, *, retry_after_s: int, trace_id: str = "") ->
 _KINDS: dict[type[CheckreinError], tuple[int, str, str]] = {
     BadRequest: (400, "invalid_request_error", "invalid_request"),
     Unauthorized: (401, "authentication_error", "invalid_api_key"),
+    RouteNotFound: (404, "invalid_request_error", "not_found"),
     NotFound: (404, "invalid_request_error", "model_not_found"),
+    MethodNotAllowed: (405, "invalid_request_error", "method_not_allowed"),
+    IdempotencyConflict: (409, "idempotency_error", ""),
     Denied: (403, "policy_denied", "denied"),
     ApprovalRequired: (403, "approval_required", "approval_required"),
     UpstreamUnavailable: (502, "upstream_error", "upstream_unavailable"),

@@ -1,7 +1,8 @@
 """Functions as tools: `@governed` turns a call into a `Request`, and runs it only with a recorded decision.
 
 The arguments by name are the action's input. What is decided is what runs: the function gets copies of lists and
-dicts, taken before the decision, and the redacted values where policy redacts.
+dicts, taken before the decision, and the redacted values where policy redacts. What it returns is kept beside the
+ledger, where it is JSON.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import copy
 import functools
 import inspect
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import ParamSpec, TypeVar, cast
 
@@ -17,9 +19,11 @@ from checkrein.model import Action, BadRequest, ConfigError, Request, Resource, 
 from checkrein.model.json import as_json
 from checkrein.model.request import PROMPT
 from checkrein.services.gateway import Gateway, Governed
+from checkrein.services.idempotency import Once, Replay
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 #: what the ledger names as the caller of a function in this process
 CALLER = "python"
 #: a first parameter of this name is what a method is bound to, and no argument of the tool
@@ -34,8 +38,12 @@ def governed(
     who: Callable[[], Subject | None],
     agent: str = "",
     resource: str = "",
+    idempotency_key: Callable[..., str] | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate a sync or async function as the tool `tool`; `who` gives the acting subject at each call.
+
+    `idempotency_key` makes a key of the arguments: a call under a key that was used before returns what the first one
+    returned, as JSON has it, and does not run.
 
     Raises `ConfigError` for what cannot be governed: a generator, whose body runs after the call has ended.
     """
@@ -58,23 +66,43 @@ def governed(
             action = Action(tool, {"input": arguments.input(bound)})
             return Request(subject, action, Resource("tool", resource or tool), context), bound
 
+        def once(request: Request, bound: inspect.BoundArguments) -> Once | None:
+            if idempotency_key is None:
+                return None
+            key = idempotency_key(*bound.args, **bound.kwargs)
+            return gateway.idempotency.once_for(key, request, caller=CALLER, operation=tool)
+
+        def kept(action: Governed, result: T) -> T:
+            if gateway.keeps_results or action.claim:
+                text = _text(result)
+                action.answered(text)
+                action.replies(text)
+            return result
+
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def awaited(*args: P.args, **kwargs: P.kwargs) -> object:
                 request, bound = read(*args, **kwargs)
-                async with gateway.action(request, caller=CALLER) as action:
-                    arguments.redact(bound, request, action)
-                    return _ended(tool, await cast("Awaitable[object]", function(*bound.args, **bound.kwargs)))
+                try:
+                    async with gateway.action(request, caller=CALLER, once=once(request, bound)) as action:
+                        arguments.redact(bound, request, action)
+                        running = cast("Awaitable[object]", function(*bound.args, **bound.kwargs))
+                        return kept(action, _ended(tool, await running))
+                except Replay as before:
+                    return json.loads(before.answer)
 
             return cast("Callable[P, R]", awaited)
 
         @functools.wraps(function)
         def called(*args: P.args, **kwargs: P.kwargs) -> R:
             request, bound = read(*args, **kwargs)
-            with gateway.action_sync(request, caller=CALLER) as action:
-                arguments.redact(bound, request, action)
-                return _ended(tool, function(*bound.args, **bound.kwargs))
+            try:
+                with gateway.action_sync(request, caller=CALLER, once=once(request, bound)) as action:
+                    arguments.redact(bound, request, action)
+                    return kept(action, _ended(tool, function(*bound.args, **bound.kwargs)))
+            except Replay as before:
+                return cast("R", json.loads(before.answer))
 
         return called
 
@@ -152,6 +180,14 @@ def _refuse_ungovernable(tool: str, function: object) -> None:
             f"`{tool}` is a {type(function).__name__}, not a function",
             hint="put `governed` directly above the `def`",
         )
+
+
+def _text(result: object) -> bytes:
+    """The result as JSON, empty if it is none."""
+    try:
+        return json.dumps(as_json(result), separators=(",", ":")).encode()
+    except BadRequest:
+        return b""
 
 
 def _ended(tool: str, result: R) -> R:

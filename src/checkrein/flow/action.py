@@ -52,10 +52,12 @@ class Submitted(msgspec.Struct, frozen=True):
 
 class Decided(msgspec.Struct, frozen=True, kw_only=True):
     """The PDP decided. `match` is the approval of exactly this action, if there is one; `fresh` would be a new
-    one, given whenever the outcome is REQUIRE_REVIEW."""
+    one, given whenever the outcome is REQUIRE_REVIEW. `spares` is said of a denial that is about the caller and not
+    about the action: an approval of it stays as it is."""
 
     decision: Decision
     now_us: int
+    spares: bool = False
     match: Approval | None = None
     fresh: Approval | None = None
 
@@ -227,7 +229,7 @@ class ActionFlow:
                 return State.DECIDING, Decide(discharged=usable)
             return self._review(event, usable)
         if decision.outcome is Outcome.DENY:
-            if held is None:
+            if held is None or event.spares:
                 return State.RECORDING_REFUSAL, Record(("decision",))
             dead = move(held, ApprovalEvent.WITHDRAWAL, event.now_us)
             return State.RECORDING_REFUSAL, Record(("decision", "approval.cancelled"), (dead,))

@@ -11,6 +11,9 @@ import msgspec
 from checkrein.model.requirement import Requirement, parse_factors, parse_span
 from checkrein.model.risk import Level, Risk
 
+#: the reason of a denial that the caller would not get if it supported the obligations
+UNSUPPORTED = "obligation_unsupported"
+
 
 class Outcome(enum.IntEnum):
     """Ordered by strictness: the most restrictive wins, and the default is DENY."""
@@ -123,18 +126,26 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         requirement = Requirement(parse_factors(approvers), parse_span(expires))
         return cls(outcome=Outcome.REQUIRE_REVIEW, reasons=(reason,), requirement=requirement)
 
-    def to_json(self, *, obligations_supported: bool = True) -> dict[str, object]:
-        """The AuthZEN answer (`{"decision": ..., "context": {...}}`).
+    def for_caller(self, supported: object) -> Decision:
+        """The decision for a caller with this `context.supported_obligations`.
 
-        A caller that did not declare `context.supported_obligations` would read a redaction as a plain
-        allow; it gets `decision: false` with the reason `obligation_unsupported`.
+        One that did not declare the type would read a redaction as a plain allow: it is denied.
         """
-        unsupported = self.outcome is Outcome.ALLOW_WITH_REDACTION and not obligations_supported
+        if self.outcome is not Outcome.ALLOW_WITH_REDACTION:
+            return self
+        known = supported if isinstance(supported, list | tuple) else ()
+        if all(duty.type in known for duty in self.obligations):
+            return self
+        reasons = (UNSUPPORTED, *self.reasons)
+        return msgspec.structs.replace(self, outcome=Outcome.DENY, reasons=reasons, obligations=())
+
+    def to_json(self) -> dict[str, object]:
+        """The AuthZEN answer (`{"decision": ..., "context": {...}}`)."""
         context: dict[str, object] = {
             "outcome": self.outcome.wire,
             "evaluation_id": self.evaluation_id,
             "trace_id": self.trace_id,
-            "reasons": [*(("obligation_unsupported",) if unsupported else ()), *self.reasons],
+            "reasons": list(self.reasons),
             "policies": list(self.policies),
             "errors": [{"policy": error.policy, "message": error.message} for error in self.errors],
             "risk": {
@@ -156,4 +167,4 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
                 "expires_at": self.approval_expires_at,
                 "approvers": str(self.requirement) if self.requirement else "",
             }
-        return {"decision": self.outcome.runs and not unsupported, "context": context}
+        return {"decision": self.outcome.runs, "context": context}

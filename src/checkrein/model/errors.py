@@ -29,6 +29,32 @@ class NotFound(CheckreinError):
     """The thing that was named does not exist. HTTP 404."""
 
 
+class RouteNotFound(NotFound):
+    """Nothing is served at this path."""
+
+
+class MethodNotAllowed(CheckreinError):
+    """The path is served, by other methods. HTTP 405."""
+
+    def __init__(self, message: str, *, allowed: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.allowed = allowed
+
+
+class IdempotencyConflict(CheckreinError):
+    """An idempotency key that cannot be used for this: nothing was run. HTTP 409.
+
+    `code` is `idempotency_key_reused` (with another request), `idempotency_key_in_use` (try again after
+    `retry_after_s`), `idempotency_end_unknown` or `idempotency_answer_gone`; `trace_id` is that of the first request.
+    """
+
+    def __init__(self, message: str, *, code: str, trace_id: str = "", retry_after_s: int = 0, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+        self.trace_id = trace_id
+        self.retry_after_s = retry_after_s
+
+
 class Unauthorized(CheckreinError):
     """No key, an unknown or revoked key (HTTP 401), or a key that may not do this (`forbidden`, HTTP 403)."""
 
@@ -77,6 +103,10 @@ class UpstreamUnavailable(CheckreinError):
     """The upstream could not be reached or broke off. HTTP 502."""
 
     exit_code = 7
+
+
+class UpstreamUnreachable(UpstreamUnavailable):
+    """There was no connection to the upstream: nothing was sent, so nothing ran there."""
 
 
 class Denied(CheckreinError):

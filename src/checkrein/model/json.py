@@ -1,8 +1,8 @@
 """Strict JSON in, canonical JSON out.
 
-In: duplicate keys, NaN and Infinity, more than `MAX_DEPTH` levels and invalid UTF-8 are refused, because two
-readers of the same bytes must see the same value. Out: RFC 8785 for the values the ledger admits (no floats,
-integers within 2^53-1, ASCII keys), where sorting by code point and by UTF-16 unit agree.
+In: duplicate keys, NaN and Infinity, more than `MAX_DEPTH` levels, invalid UTF-8 and halves of surrogate pairs are
+refused, because two readers of the same bytes must see the same value. Out: RFC 8785 for the values the ledger admits
+(no floats, integers within 2^53-1, ASCII keys), where sorting by code point and by UTF-16 unit agree.
 """
 
 from __future__ import annotations
@@ -69,7 +69,16 @@ def loads(data: bytes | str) -> object:
         raise BadRequest("a number in the body is too long", hint="send integers within 64 bits") from error
     if not _depth(value, MAX_DEPTH):
         raise BadRequest(f"the JSON is nested deeper than {MAX_DEPTH} levels", hint="flatten it")
+    if "\\ud" in text or "\\uD" in text:  # only an escape can hold half a pair
+        _require_unicode(value)
     return value
+
+
+def _require_unicode(value: object) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadRequest("a text in the body is half a surrogate pair", hint="send well-formed Unicode") from error
 
 
 def load_object(data: bytes | str) -> dict[str, object]:

@@ -17,6 +17,7 @@
 `ids`        unguessable ids
 `evidence`   for people who do not trust us: export as tiles, proof of a record, proof of growth
 `witness`    others cosign each checkpoint, once they have seen that it only extends the last
+`idempotency` one execution and one answer for a key
 `keys`       API keys: create, find, revoke
 `rotation`   a new key for the ledger, recorded under the old one
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from time import perf_counter_ns
@@ -31,19 +31,21 @@ from checkrein.model import (
     StoreConflict,
     StoreUnavailable,
 )
+from checkrein.model.decision import UNSUPPORTED
 from checkrein.model.json import JsonObject
 from checkrein.model.stamp import stamp
 from checkrein.ports import Clock, Payload, Store, Unit
 from checkrein.services import records
 from checkrein.services.approvals import Approvals, save
-from checkrein.services.payloads import MAX_RESULT_BYTES, Sealer
-from checkrein.services.pdp import Asked, Part, Pdp
+from checkrein.services.idempotency import Claim, Idempotency, Once, Replay
+from checkrein.services.payloads import MAX_ANSWER_BYTES, MAX_RESULT_BYTES, Sealer
+from checkrein.services.pdp import ANY, Asked, Part, Pdp
 from checkrein.services.turns import Turn, Turns
 from checkrein.services.writes import Unsealed, landed, together
 
 T = TypeVar("T")
-#: the steps of an action: yields the future of each durable write, is sent its records
-Steps = Generator["Future[tuple[Record, ...]]", "tuple[Record, ...]", T]
+#: the steps of an action: yields the future of each durable write
+Steps = Generator["Future[tuple[Record, ...]] | Future[None]", object, T]
 
 
 class Governed:
@@ -56,8 +58,14 @@ class Governed:
         self.machine = machine
         #: set by `Gateway.turn`, for an upstream that asks about its own tool calls
         self.turn: Turn | None = None
-        #: what the execution answered, if it is to be kept: see `answered`
+        #: the idempotency key this runs under
+        self.claim: Claim | None = None
+        #: what the execution answered: see `answered`
         self.result = b""
+        #: what the caller is told: see `replies`
+        self.reply = b""
+        #: False when it is certain that the action did not even begin
+        self.ran = True
         self._begun = perf_counter_ns()
         self._status = "ok"
         self._error = ""
@@ -73,8 +81,16 @@ class Governed:
         self._detail = dict(detail or {})
 
     def answered(self, result: bytes) -> None:
-        """Keep the result, sealed beside the ledger, unless it is longer than `MAX_RESULT_BYTES`."""
-        self.result = result if len(result) <= MAX_RESULT_BYTES else b""
+        """Keep the result, sealed beside the ledger; of one longer than `MAX_RESULT_BYTES` the beginning."""
+        self.result = result[:MAX_RESULT_BYTES]
+
+    def replies(self, reply: bytes) -> None:
+        """Keep what the caller is told, for the next use of its idempotency key, unless it is very long."""
+        self.reply = reply if len(reply) <= MAX_ANSWER_BYTES else b""
+
+    def never_ran(self) -> None:
+        """Say that nothing of the action happened, so that its idempotency key may be used again."""
+        self.ran = False
 
     def lasted_us(self) -> int:
         """Microseconds since the action was let through."""
@@ -98,6 +114,7 @@ class Gateway:
         key: bytes,
         owner: str,
         turns: Turns,
+        idempotency: Idempotency,
     ) -> None:
         self._store = store
         self._pdp = pdp
@@ -107,22 +124,34 @@ class Gateway:
         self._key = key
         self._owner = owner
         self._turns = turns
+        self.idempotency = idempotency
         self._tasks: set[asyncio.Future[None]] = set()
 
     # --- what connectors call -----------------------------------------------------------------------------------
 
+    @property
+    def keeps_results(self) -> bool:
+        """Whether it is worth to hand over what an execution answered."""
+        return self._sealer.keeps_results
+
     @asynccontextmanager
     async def action(
-        self, request: Request, *, caller: str, trace_id: str = "", part: Part | None = None
+        self,
+        request: Request,
+        *,
+        caller: str,
+        trace_id: str = "",
+        once: Once | None = None,
+        part: Part | None = None,
     ) -> AsyncIterator[Governed]:
         """Enter only with a durable decision that lets the action run; leave with its end recorded.
 
         `part` is the part that the chosen upstream takes in a rollout.
 
-        Raises `Denied`, `ApprovalRequired` or `StoreUnavailable` instead of entering. An exception inside, or a
-        cancellation, is recorded as the end and goes on.
+        Raises `Denied`, `ApprovalRequired` or `StoreUnavailable` instead of entering; with an idempotency key also
+        `Replay` and `IdempotencyConflict`. An exception inside, or a cancellation, is recorded as the end and goes on.
         """
-        governed = await self._entered(request, caller, trace_id, part)
+        governed = await self._entered(request, caller, trace_id, once, part)
         try:
             yield governed
         except asyncio.CancelledError:
@@ -144,9 +173,11 @@ class Gateway:
             governed.turn = self._turns.open(governed.request, governed.decision.trace_id, governed.machine.approval)
         return governed.turn
 
-    async def _entered(self, request: Request, caller: str, trace_id: str, part: Part | None) -> Governed:
+    async def _entered(
+        self, request: Request, caller: str, trace_id: str, once: Once | None, part: Part | None
+    ) -> Governed:
         """Begin; a caller that goes away meanwhile does not leave a start without an end."""
-        begin = asyncio.ensure_future(_drive(self._begin(request, caller, trace_id, part)))
+        begin = asyncio.ensure_future(_drive(self._begin(request, caller, trace_id, once, part)))
         try:
             return await asyncio.shield(begin)
         except asyncio.CancelledError:
@@ -158,14 +189,17 @@ class Gateway:
             return
         governed = begun.result()
         governed.ended("cancelled", error="cancelled")
+        governed.never_ran()
         task = asyncio.ensure_future(_drive(self._end(governed)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     @contextmanager
-    def action_sync(self, request: Request, *, caller: str, trace_id: str = "") -> Iterator[Governed]:
+    def action_sync(
+        self, request: Request, *, caller: str, trace_id: str = "", once: Once | None = None
+    ) -> Iterator[Governed]:
         """`action` for code without an event loop."""
-        governed = wait(self._begin(request, caller, trace_id))
+        governed = wait(self._begin(request, caller, trace_id, once))
         try:
             yield governed
         except BaseException as error:
@@ -175,23 +209,52 @@ class Gateway:
         finally:
             wait(self._end(governed))
 
-    async def evaluate(self, request: Request, *, caller: str, trace_id: str = "") -> Decision:
-        """Decide and record for an enforcement point that runs the action itself."""
-        return await _drive(self._ask(request, caller, trace_id))
+    async def evaluate(
+        self,
+        request: Request,
+        *,
+        caller: str,
+        trace_id: str = "",
+        once: Once | None = None,
+        supported_obligations: object = ANY,
+    ) -> Decision:
+        """Decide and record for an enforcement point that runs the action itself.
 
-    def evaluate_sync(self, request: Request, *, caller: str, trace_id: str = "") -> Decision:
-        return wait(self._ask(request, caller, trace_id))
+        One that cannot carry out the obligations is denied, and no approval is spent. Under an idempotency key an
+        answer that lets the action run is given again as it was; any other is made afresh.
+        """
+        try:
+            return await _drive(self._ask(request, caller, trace_id, once, supported_obligations))
+        except Replay as before:
+            return msgspec.json.decode(before.answer, type=Decision)
+
+    def evaluate_sync(
+        self,
+        request: Request,
+        *,
+        caller: str,
+        trace_id: str = "",
+        once: Once | None = None,
+        supported_obligations: object = ANY,
+    ) -> Decision:
+        """`evaluate` for code without an event loop."""
+        try:
+            return wait(self._ask(request, caller, trace_id, once, supported_obligations))
+        except Replay as before:
+            return msgspec.json.decode(before.answer, type=Decision)
 
     # --- the steps ----------------------------------------------------------------------------------------------
 
-    def _begin(self, request: Request, caller: str, trace_id: str, part: Part | None = None) -> Steps[Governed]:
-        machine = flow.ActionFlow(flow.Mode.RUN)
-        asked = msgspec.structs.replace(self._pdp.resolve(request), part=part)
-        command, clean = yield from self._until_settled(machine, asked, caller, trace_id)
-        decision = _decision(machine)
+    def _begin(
+        self, request: Request, caller: str, trace_id: str, once: Once | None = None, part: Part | None = None
+    ) -> Steps[Governed]:
+        asking = self._asking(flow.Mode.RUN, request, caller, trace_id, once)
+        asking.asked = msgspec.structs.replace(asking.asked, part=part)
+        command = yield from self._until_settled(asking)
+        decision = _decision(asking.machine)
         match command:
             case flow.Execute():
-                return Governed(clean, decision, machine)
+                return asking.governed()
             case flow.AskPeople(approval=approval):
                 raise ApprovalRequired(
                     f"{_reason(decision)}; {approval.requirement} must approve it",
@@ -207,57 +270,77 @@ class Gateway:
             hint="`checkrein doctor` says what is wrong with the store",
         )
 
-    def _ask(self, request: Request, caller: str, trace_id: str) -> Steps[Decision]:
-        machine = flow.ActionFlow(flow.Mode.ASK)
-        asked = self._pdp.resolve(request)
-        command, _ = yield from self._until_settled(machine, asked, caller, trace_id)
+    def _ask(
+        self, request: Request, caller: str, trace_id: str, once: Once | None, supported: object
+    ) -> Steps[Decision]:
+        asking = self._asking(flow.Mode.ASK, request, caller, trace_id, once, supported)
+        command = yield from self._until_settled(asking)
         if isinstance(command, flow.Fail):
             raise StoreUnavailable(
                 "no decision was given because it could not be recorded",
                 hint="`checkrein doctor` says what is wrong with the store",
             )
-        return _decision(machine)
+        return _decision(asking.machine)
 
-    def _until_settled(
-        self, machine: flow.ActionFlow, asked: Asked, caller: str, trace_id: str
-    ) -> Steps[tuple[flow.Command, Request]]:
+    def _asking(
+        self,
+        mode: flow.Mode,
+        request: Request,
+        caller: str,
+        trace_id: str,
+        once: Once | None,
+        supported: object = ANY,
+    ) -> _Asking:
+        claim = self.idempotency.claim(once) if once else None
+        return _Asking(flow.ActionFlow(mode), self._pdp.resolve(request), caller, trace_id, claim, supported)
+
+    def _until_settled(self, asking: _Asking) -> Steps[flow.Command]:
         """Decide and record until the machine says what to tell the caller."""
-        begun = perf_counter_ns()
-        clean, counts = asked.request, dict[str, int]()
+        machine, claim = asking.machine, asking.claim
         command = machine.handle(flow.Submitted())
         while isinstance(command, flow.Decide | flow.Record):
             if isinstance(command, flow.Decide):
-                discharged = command.discharged
-                event = self._decide(asked, command, trace_id)
-                trace_id = event.decision.trace_id
-                clean, counts = self._redact(asked.request, event.decision)
-                latency_us = (perf_counter_ns() - begun) // 1000
-                command = machine.handle(event)
+                if claim:
+                    claim.look()
+                command = machine.handle(self._decide(asking, command))
                 continue
             machine.decision = self._with_handle(machine)
-            payload = self._sealer.request(asked, machine.decision, discharged, event.now_us)
-            unit = self._unit(machine, command, asked.request, payload, clean, caller, latency_us, counts)
             try:
-                command = machine.handle((yield from self._write(unit, payload)))
+                command = machine.handle((yield from self._record(asking, command)))
             except Unsealed:
-                yield from self._call_off(machine, clean)
-                return flow.Fail(), clean
-        return command, clean
+                yield from self._call_off(asking)
+                return flow.Fail()
+        if claim and not isinstance(command, flow.Execute):
+            claim.over()
+        return command
 
-    def _call_off(self, machine: flow.ActionFlow, clean: Request) -> Steps[None]:
-        """The record stands but its payload does not: nothing runs, and a start that is recorded gets its end."""
-        if not isinstance(machine.handle(flow.Durable()), flow.Execute):
-            return
-        governed = Governed(clean, _decision(machine), machine)
-        governed.ended("cancelled", error="payload_unavailable")
-        with contextlib.suppress(StoreUnavailable):  # then recovery writes `execution.unknown`
-            yield from self._end(governed)
+    def _call_off(self, asking: _Asking) -> Steps[None]:
+        """The record stands but a payload does not: nothing runs, and a start that is recorded gets its end."""
+        with contextlib.suppress(StoreUnavailable):  # then recovery writes `execution.unknown`, and the key stays taken
+            if isinstance(asking.machine.handle(flow.Durable()), flow.Execute):
+                governed = asking.governed()
+                governed.ended("cancelled", error="payload_unavailable")
+                governed.never_ran()
+                yield from self._end(governed)
+            elif asking.claim and _decision(asking.machine).outcome.runs:
+                yield from self._write(Unit(saves=(asking.claim.released(),)))
+                asking.claim.over()
 
-    def _decide(self, asked: Asked, command: flow.Decide, trace_id: str) -> flow.Decided:
-        now_us = self._clock.now_us()
-        decision = self._pdp.decide(asked, trace_id=trace_id, discharged=command.discharged, now_us=now_us)
+    def _decide(self, asking: _Asking, command: flow.Decide) -> flow.Decided:
+        begun, asked = perf_counter_ns(), asking.asked
+        now_us = asking.now_us = self._clock.now_us()
+        decision = self._pdp.decide(
+            asked,
+            trace_id=asking.trace_id,
+            discharged=command.discharged,
+            now_us=now_us,
+            supported=asking.supported,
+        )
+        asking.discharged, asking.trace_id = command.discharged, decision.trace_id
+        asking.clean, asking.counts = self._redact(asked.request, decision)
+        asking.latency_us += (perf_counter_ns() - begun) // 1000
         if decision.outcome is not Outcome.REQUIRE_REVIEW:
-            return flow.Decided(decision=decision, now_us=now_us)
+            return flow.Decided(decision=decision, now_us=now_us, spares=UNSUPPORTED in decision.reasons)
         states = (ApprovalState.PENDING,) if command.discharged else (ApprovalState.APPROVED, ApprovalState.PENDING)
         match = self._approvals.match(asked.request.action_hash(decision.bundle), states)
         fresh = self._approvals.fresh(asked.request, decision, now_us)
@@ -283,38 +366,51 @@ class Gateway:
             approval_expires_at=stamp(machine.approval.deadline_us),
         )
 
-    def _unit(
-        self,
-        machine: flow.ActionFlow,
-        command: flow.Record,
-        request: Request,
-        payload: Payload,
-        clean: Request,
-        caller: str,
-        latency_us: int,
-        counts: Mapping[str, int],
-    ) -> Unit:
-        decision = _decision(machine)
+    def _record(self, asking: _Asking, command: flow.Record) -> Steps[flow.Event]:
+        """Write what must be durable before the caller hears anything; raises `Unsealed`."""
+        machine, request, now_us = asking.machine, asking.asked.request, asking.now_us
+        made = _decision(machine)
+        payload = self._sealer.request(asking.asked, made, asking.discharged, now_us)
+        saves = [save(approval) for approval in command.approvals]
+        answer: Payload | None = None
+        if asking.claim and made.outcome.runs:
+            if machine.mode is flow.Mode.ASK:  # the decision is all that is done here
+                answer = self._sealer.answer(request, made, msgspec.json.encode(made), now_us)
+                if not (yield from self._sealed(answer)):
+                    return flow.Refused()
+            saves.append(asking.claim.taken(made, payload.subject, now_us, answer=answer.id if answer else ""))
         drafts: list[Draft] = []
         for kind in command.kinds:
             if kind == "decision":
                 drafts.append(
                     records.decision(
                         request,
-                        decision,
+                        made,
                         key=self._key,
-                        caller=caller,
+                        caller=asking.caller,
                         mode=machine.mode.value,
-                        latency_us=latency_us,
-                        redactions=counts,
+                        latency_us=asking.latency_us,
+                        redactions=asking.counts,
                         payload=payload,
+                        answer=answer,
                     )
                 )
             elif kind == "execution.started":
-                drafts.append(records.started(clean, decision, owner=self._owner))
+                drafts.append(records.started(asking.clean, made, owner=self._owner))
             else:
                 drafts.append(records.approval(kind, _meant(kind, command), key=self._key))
-        return Unit(tuple(drafts), tuple(save(approval) for approval in command.approvals))
+        event = yield from self._write(Unit(tuple(drafts), tuple(saves)), payload)
+        if answer and not isinstance(event, flow.Durable):
+            self._sealer.discard(answer)
+        return event
+
+    def _sealed(self, answer: Payload) -> Steps[bool]:
+        """Whether an answer is kept. It comes before the row that names it, which others may read at once."""
+        try:
+            yield self._sealer.seal(answer)
+        except StoreUnavailable:
+            return False
+        return True
 
     def _write(self, unit: Unit, payload: Payload | None = None) -> Steps[flow.Event]:
         """Write the unit, and with it the payload; raises `Unsealed` when only the payload was refused."""
@@ -330,29 +426,46 @@ class Gateway:
         return flow.Durable()
 
     def _end(self, governed: Governed) -> Steps[None]:
+        try:
+            yield from self._record_end(governed)
+        finally:
+            if governed.claim:
+                governed.claim.over()
+
+    def _record_end(self, governed: Governed) -> Steps[None]:
         status, error, detail = governed.end()
-        now_us, payload = self._clock.now_us(), None
-        if governed.result:
-            payload = self._sealer.result(governed.request, governed.decision, governed.result, now_us)
+        request, made, now_us = governed.request, governed.decision, self._clock.now_us()
+        payload = answer = None
+        if governed.result and self.keeps_results:
+            payload = self._sealer.result(request, made, governed.result, now_us)
+        if governed.reply and governed.claim:
+            answer = self._sealer.answer(request, made, governed.reply, now_us)
+            if not (yield from self._sealed(answer)):
+                answer = None
         command = governed.machine.handle(flow.Ended(status, now_us))
         if not isinstance(command, flow.Record):
             raise flow.IllegalEvent("the end of an execution must be recorded")
         drafts = [
             records.finished(
-                governed.request,
-                governed.decision,
+                request,
+                made,
                 status=status,
                 error=error,
                 detail=detail,
                 key=self._key,
                 duration_us=governed.lasted_us(),
                 payload=payload,
+                answer=answer,
             )
             if kind == "execution.finished"
             else records.approval(kind, _meant(kind, command), key=self._key)
             for kind in command.kinds
         ]
-        unit = Unit(tuple(drafts), tuple(save(approval) for approval in command.approvals))
+        saves = [save(approval) for approval in command.approvals]
+        if governed.claim:
+            ended = governed.claim.ended(answer.id if answer else "") if governed.ran else governed.claim.released()
+            saves.append(ended)
+        unit = Unit(tuple(drafts), tuple(saves))
         try:
             command = governed.machine.handle((yield from self._write(unit, payload)))
         except Unsealed as error:
@@ -362,6 +475,37 @@ class Gateway:
                 "the action ran but its end could not be recorded",
                 hint="it stands as started in the ledger and becomes `execution.unknown`; check what it did",
             )
+
+
+class _Asking:
+    """One action on its way to a decision: who asks what, and what was found out last."""
+
+    def __init__(
+        self,
+        machine: flow.ActionFlow,
+        asked: Asked,
+        caller: str,
+        trace_id: str,
+        claim: Claim | None,
+        supported: object,
+    ) -> None:
+        self.machine = machine
+        self.asked = asked
+        self.caller = caller
+        self.trace_id = trace_id
+        self.claim = claim
+        self.supported = supported
+        self.now_us = 0
+        self.latency_us = 0
+        self.discharged: Approval | None = None
+        #: the action as it may leave, and how much was redacted in it, by class
+        self.clean: Request = asked.request
+        self.counts: dict[str, int] = {}
+
+    def governed(self) -> Governed:
+        governed = Governed(self.clean, _decision(self.machine), self.machine)
+        governed.claim = self.claim
+        return governed
 
 
 #: the state of the approval that a record is about

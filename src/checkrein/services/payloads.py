@@ -17,13 +17,15 @@ import msgspec
 from checkrein.flow.approval import Approval
 from checkrein.ledger.record import commitment
 from checkrein.model import CheckreinError, Decision, Request
-from checkrein.model.retention import Retention
+from checkrein.model.retention import IDEMPOTENCY, Retention
 from checkrein.ports import Facts, Payload, Payloads
 from checkrein.services import records
 from checkrein.services.pdp import Asked
 
-#: a longer result is not kept, nor is a stream
+#: of a longer result only its beginning is kept
 MAX_RESULT_BYTES = 256 * 1024
+#: a longer answer is not kept for an idempotency key
+MAX_ANSWER_BYTES = 1024 * 1024
 _VERSION = 1
 
 
@@ -80,6 +82,20 @@ class Sealer:
         """What the execution answered."""
         return self._payload("result", request, made, at_us, data)
 
+    def answer(self, request: Request, made: Decision, data: bytes, at_us: int) -> Payload:
+        """What the caller was told, to be told again under the same idempotency key."""
+        payload = self._payload("answer", request, made, at_us, data)
+        return msgspec.structs.replace(payload, retention=IDEMPOTENCY)
+
+    @property
+    def keeps_results(self) -> bool:
+        """Whether what an execution answers is kept as its request is."""
+        return self._retention.results
+
+    def subject(self, request: Request) -> str:
+        """Under which name the payloads of this request are kept."""
+        return self._ref(request.subject.type, request.subject.id)
+
     def seal(self, payload: Payload) -> Future[None]:
         """See `ports.Payloads.seal`."""
         return self._payloads.seal(payload)
@@ -91,7 +107,7 @@ class Sealer:
     def _payload(self, part: str, request: Request, made: Decision, at_us: int, data: bytes) -> Payload:
         return Payload(
             id=f"{made.evaluation_id}.{part}",
-            subject=self._ref(request.subject.type, request.subject.id),
+            subject=self.subject(request),
             trace_id=made.trace_id,
             created_us=at_us,
             retention=self._retention.of(made.labels),

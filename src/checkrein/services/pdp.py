@@ -16,7 +16,7 @@ from checkrein.decide.evaluate import PythonPolicy, evaluate
 from checkrein.decide.explain import explain
 from checkrein.flow.approval import Approval
 from checkrein.model import Advice, BadRequest, Decision, Outcome, PolicyError, Request
-from checkrein.model.decision import Shadow
+from checkrein.model.decision import UNSUPPORTED, Shadow
 from checkrein.policy.bundle import Bundle
 from checkrein.policy.explain import PolicyExplained
 from checkrein.ports import Clock, Facts
@@ -25,6 +25,8 @@ from checkrein.services.turns import TURN, Turn, Turns
 
 #: the two arms of a rollout, as decisions name them
 STABLE, CANARY = "stable", "canary"
+#: whoever runs the action can carry out whatever policy asks
+ANY = object()
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -40,6 +42,15 @@ class Asked(msgspec.Struct, frozen=True):
     request: Request
     turn: Turn | None = None
     part: Part | None = None
+
+
+class _Case(msgspec.Struct, frozen=True):
+    """What is the same for every version that is asked."""
+
+    request: Request
+    turn: Turn | None
+    now_us: int
+    supported: object
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -120,8 +131,12 @@ class Pdp:
         trace_id: str = "",
         discharged: Approval | None = None,
         now_us: int | None = None,
+        supported: object = ANY,
     ) -> Decision:
-        """One decision with its ids. `discharged` is an approval of exactly this action whose time has come."""
+        """One decision with its ids. `discharged` is an approval of exactly this action whose time has come.
+
+        `supported` are the obligation types that the caller can carry out; what it cannot is a denial.
+        """
         request, turn = asked.request, asked.turn
         ids = {
             "evaluation_id": fresh("evl_", 12),
@@ -134,36 +149,34 @@ class Pdp:
             chosen = trial.on_canary(unit(request))
             part = Part(trial.rollout, CANARY if chosen else STABLE)
             version = trial.version if chosen else version
-        made, discharged = self._made(version, request, turn, discharged, now_us)
+        case = _Case(request, turn, now_us, supported)
+        made, discharged = self._made(version, case, discharged)
         approval_id = discharged.id if discharged and made.outcome.runs else ""
         found: dict[str, object] = {"approval_id": approval_id, **ids}
         if part is not None:
             found |= {"rollout": part.rollout, "arm": part.arm}
         if trial is not None and trial.shadows:
-            found["shadow"] = self._shadow(trial.version, request, turn, discharged, now_us)
+            found["shadow"] = self._shadow(trial.version, case, discharged)
         return msgspec.structs.replace(made, **found)
 
-    def _made(
-        self, version: Version, request: Request, turn: Turn | None, discharged: Approval | None, now_us: int
-    ) -> tuple[Decision, Approval | None]:
+    def _made(self, version: Version, case: _Case, discharged: Approval | None) -> tuple[Decision, Approval | None]:
         """The decision of one version, and the approval it rests on."""
+        request, turn = case.request, case.turn
         if request.subject.type == TURN:
             return unknown_turn(version.bundle), discharged
-        made = self._evaluate(version, request, turn, discharged, now_us)
+        made = self._evaluate(version, case, discharged)
         if made.outcome is Outcome.REQUIRE_REVIEW and turn and turn.covers(request, made, version.bundle.manifests):
-            under = self._evaluate(version, request, turn, turn.approval, now_us)
-            if under.outcome.runs and turn.spend(request.action.name):
+            under = self._evaluate(version, case, turn.approval)
+            if UNSUPPORTED in under.reasons or (under.outcome.runs and turn.spend(request.action.name)):
                 return under, turn.approval
         return made, discharged
 
-    def _shadow(
-        self, version: Version, request: Request, turn: Turn | None, discharged: Approval | None, now_us: int
-    ) -> Shadow | None:
+    def _shadow(self, version: Version, case: _Case, discharged: Approval | None) -> Shadow | None:
         """What this version says in the same situation; nothing that a turn covers is spent on it."""
-        if request.subject.type == TURN:
+        if case.request.subject.type == TURN:
             return None
         begun = perf_counter_ns()
-        made = self._evaluate(version, request, turn, discharged, now_us)
+        made = self._evaluate(version, case, discharged)
         latency_us = (perf_counter_ns() - begun) // 1000
         bundle, errors = version.bundle.digest, len(made.errors)
         return Shadow(outcome=made.outcome, bundle=bundle, errors=errors, latency_us=latency_us)
@@ -187,16 +200,14 @@ class Pdp:
             discharged=frozenset(discharged.policies) if discharged else frozenset(),
         )
 
-    def _evaluate(
-        self, version: Version, request: Request, turn: Turn | None, discharged: Approval | None, now_us: int
-    ) -> Decision:
-        situation = self._situation(request, turn, discharged, now_us)
+    def _evaluate(self, version: Version, case: _Case, discharged: Approval | None) -> Decision:
+        situation = self._situation(case.request, case.turn, discharged, case.now_us)
         python = tuple(self._python)
-        made = evaluate(request, version.bundle, situation, classifier=version.classifier, python_policies=python)
+        made = evaluate(case.request, version.bundle, situation, classifier=version.classifier, python_policies=python)
         if made.outcome is Outcome.REQUIRE_REVIEW and made.requirement is None:
             error = PolicyError(", ".join(made.policies), "asks for review but names no approvers")
             return msgspec.structs.replace(made, outcome=Outcome.DENY, errors=(*made.errors, error))
-        return made
+        return made if case.supported is ANY else made.for_caller(case.supported)
 
 
 def unit(request: Request) -> str:

@@ -26,7 +26,7 @@ from checkrein.model import (
 from checkrein.model.json import JsonObject
 from checkrein.model.retention import Retention
 from checkrein.ports import Clock, Facts, Held, Payloads, RecordQuery, Row, Save, Store, Unit, Unproved
-from checkrein.services import approvals, records
+from checkrein.services import approvals, idempotency, records
 from checkrein.services.audit import Audit, Trail
 from checkrein.services.payloads import Known, decode, reference
 
@@ -273,8 +273,12 @@ class Privacy:
     # --- sweeping -----------------------------------------------------------------------------------------------
 
     def sweep(self, limit: int = 0, *, by: str = "system") -> Swept:
-        """Remove payloads past their retention class, and orphans; looks at `limit` of each at the most (0: at all)."""
+        """Remove payloads past their retention class, and orphans; looks at `limit` of each at the most (0: at all).
+
+        Idempotency keys that have expired are forgotten with the answers that were kept for them.
+        """
         now_us, limit = self._clock.now_us(), limit or 2**62
+        idempotency.sweep(self._store, self._retention, now_us, limit=limit)
         expired = self._payloads.expire(self._retention, now_us, limit)
         orphans = looked = 0
         while seen := self._payloads.unproved(now_us - GRACE_US, min(_STEP, limit - looked)):
@@ -290,7 +294,8 @@ class Privacy:
 
     def _named(self, trace_id: str) -> set[str]:
         query = RecordQuery(trace_id=trace_id, kinds=("decision", "execution.finished"))
-        return {str(_member(record.body, "payload").get("id", "")) for record in self._store.records(query)}
+        bodies = [record.body for record in self._store.records(query)]
+        return {str(_member(body, name).get("id", "")) for body in bodies for name in ("payload", "answer")}
 
     def _record(self, kind: str, by: str, detail: JsonObject) -> None:
         self._store.commit(Unit(drafts=(records.admin(kind, by, detail),))).result()

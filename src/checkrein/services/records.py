@@ -43,10 +43,13 @@ def payload_hmac(key: bytes, data: bytes) -> str:
     return hmac.digest(key, data, "sha256").hex()
 
 
-def _payload(key: bytes, sealed: Payload | None) -> dict[str, object]:
-    if sealed is None:
-        return {}
-    return {"payload": {"id": sealed.id, "alg": PAYLOAD_ALG, "hmac": payload_hmac(key, sealed.data)}}
+def _sealed(key: bytes, **payloads: Payload | None) -> dict[str, object]:
+    """The members of a record that name its payloads."""
+    return {
+        name: {"id": sealed.id, "alg": PAYLOAD_ALG, "hmac": payload_hmac(key, sealed.data)}
+        for name, sealed in payloads.items()
+        if sealed is not None
+    }
 
 
 def decision(
@@ -59,10 +62,12 @@ def decision(
     latency_us: int,
     redactions: Mapping[str, int],
     payload: Payload | None = None,
+    answer: Payload | None = None,
 ) -> Draft:
     """`caller` is the key or channel that asked, which is not the subject; `mode` is `run` or `ask`.
 
-    `payload` is the request, kept beside the ledger; only its id and a commitment stand in the record.
+    `payload` is the request, kept beside the ledger, and `answer` what is kept for an idempotency key; only their ids
+    and commitments stand in the record.
     """
     return Draft(
         "decision",
@@ -92,7 +97,7 @@ def decision(
             "redactions": dict(redactions),
             "approval": {"id": made.approval_id},
             **_rollout(made),
-            **_payload(key, payload),
+            **_sealed(key, payload=payload, answer=answer),
         },
     )
 
@@ -133,10 +138,11 @@ def finished(
     key: bytes,
     duration_us: int = 0,
     payload: Payload | None = None,
+    answer: Payload | None = None,
 ) -> Draft:
     """`status` is `ok`, `failed` or `cancelled`; `error` a type, never a message that may hold values.
 
-    `payload` is the result, where it is kept.
+    `payload` is the result, where it is kept; `answer` what is kept for an idempotency key.
     """
     return Draft(
         "execution.finished",
@@ -150,7 +156,7 @@ def finished(
             "duration_us": duration_us,
             "detail": dict(detail),
             **_rollout(made),
-            **_payload(key, payload),
+            **_sealed(key, payload=payload, answer=answer),
         },
     )
 

@@ -7,7 +7,7 @@ written in Python belong to the process that registered them and are not asked.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -16,6 +16,7 @@ from checkrein.decide.context import Situation
 from checkrein.decide.evaluate import evaluate
 from checkrein.ledger.record import facets
 from checkrein.model import Outcome, Request
+from checkrein.model.decision import UNSUPPORTED
 from checkrein.model.stamp import stamp
 from checkrein.policy.bundle import Bundle
 from checkrein.services.payloads import Known
@@ -68,6 +69,8 @@ def replay(recorded: Iterable[Recorded], candidate: Bundle) -> Replay:
         decided += 1
         found = facets(item.record.body)
         after = evaluate(item.request, candidate, _situation(item.known), classifier=classifier)
+        if _unsupported(item.record.body):
+            after = after.for_caller(())
         if after.outcome.wire == found.outcome:
             continue
         changes.append(
@@ -89,6 +92,13 @@ def replay(recorded: Iterable[Recorded], candidate: Bundle) -> Replay:
 
 def _what(request: Request) -> str:
     return f"prompt to {request.resource.id}" if request.is_prompt else request.action.name
+
+
+def _unsupported(body: Mapping[str, object]) -> bool:
+    """Whether the caller of that time could not carry out obligations."""
+    made = body.get("decision")
+    reasons = made.get("reasons") if isinstance(made, dict) else None
+    return isinstance(reasons, list) and UNSUPPORTED in reasons
 
 
 def _situation(known: Known) -> Situation:

@@ -139,6 +139,9 @@ class MemoryStore:
                 raise conflict(save)
             rows[place_of] = save.row
         self._rows.update(rows)
+        for place_of, row in rows.items():
+            if not row.version:
+                del self._rows[place_of]
         for draft, record in zip(drafts, placed, strict=True):
             leaf = leaf_hash(record.data)
             self._entries.append(Entry(record, Facets(*[text or "" for text in draft.found]), leaf))

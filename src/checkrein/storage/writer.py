@@ -43,6 +43,7 @@ _Cell = str | bytes | int | None
 _INSERT = "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_ROW = 'INSERT INTO "row" VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING'
 _UPDATE_ROW = 'UPDATE "row" SET version = ?, state = ?, lookup = ?, body = ? WHERE room = ? AND id = ? AND version = ?'
+_DELETE_ROW = 'DELETE FROM "row" WHERE room = ? AND id = ? AND version = ?'
 
 
 class _Job:
@@ -315,7 +316,9 @@ class Writer:
         for save in saves:
             row = save.row
             values = (row.version, row.state, row.lookup, row.body)
-            if save.expect:
+            if not row.version:
+                connection.execute(_DELETE_ROW, (row.room, row.id, save.expect))
+            elif save.expect:
                 connection.execute(_UPDATE_ROW, (*values, row.room, row.id, save.expect))
             else:
                 connection.execute(_INSERT_ROW, (row.room, row.id, *values))

@@ -1,40 +1,48 @@
-"""The ASGI application. Every request passes the guard; the proxy is plain ASGI, the rest are Starlette routes."""
+"""The ASGI application: the guard, the routes, and an answer for every error."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
 
-from starlette.applications import Starlette
 from starlette.datastructures import Headers
-from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route as HttpRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import request_response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from checkrein.connectors import openai
 from checkrein.model import (
     BadRequest,
     CheckreinError,
+    IdempotencyConflict,
+    MethodNotAllowed,
     NotFound,
+    RouteNotFound,
     StoreUnavailable,
     Unauthorized,
     UpstreamUnavailable,
 )
+from checkrein.web import trace
 from checkrein.web.admin import Admin
-from checkrein.web.authzen import AuthZen
+from checkrein.web.authzen import EVALUATION, EVALUATIONS, METADATA, AuthZen
 from checkrein.web.body import Gone, TooLarge
 from checkrein.web.guard import Guard
+from checkrein.web.headers import NotJson
+from checkrein.web.proxy import PATH as PROXIED
 from checkrein.web.proxy import Proxy
 
 log = logging.getLogger("checkrein.web")
-CHAT = "/v1/chat/completions"
+GET = ("GET", "HEAD")
+POST = ("POST",)
 #: status of an error about the call itself; the first kind that fits
 STATUS: dict[type[CheckreinError], int] = {
     TooLarge: 413,
+    NotJson: 415,
     BadRequest: 400,
     Unauthorized: 401,
     NotFound: 404,
+    MethodNotAllowed: 405,
+    IdempotencyConflict: 409,
     UpstreamUnavailable: 502,
     StoreUnavailable: 503,
 }
@@ -46,11 +54,17 @@ def status_of(error: CheckreinError) -> int:
     return next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
 
 
-def error_response(path: str, error: CheckreinError) -> Response:
+def error_response(path: str, error: CheckreinError, trace_id: str = "") -> Response:
     """The error in the words of the protocol that was spoken: OpenAI's, AuthZEN's, or RFC 9457 for ours."""
     status = status_of(error)
-    headers = {"www-authenticate": "Bearer"} if status == 401 else {}
-    if status == 503:
+    headers = {trace.HEADER: trace_id} if trace_id else {}
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if isinstance(error, MethodNotAllowed):
+        headers["allow"] = error.allowed
+    if isinstance(error, IdempotencyConflict) and error.trace_id:
+        headers[trace.HEADER] = error.trace_id
+    if status == 503 or (isinstance(error, IdempotencyConflict) and error.retry_after_s):
         headers["retry-after"] = "1"
     if path.startswith("/v1/"):
         refused = openai.refusal(error, retry_after_s=1)
@@ -66,16 +80,26 @@ def create_app(
     guard: Guard, proxy: Proxy, authzen: AuthZen, admin: Admin, *, stop: Callable[[], Awaitable[None]]
 ) -> ASGIApp:
     """`stop` is awaited when the server shuts down."""
-    routes = [
-        HttpRoute("/healthz", admin.healthz),
-        HttpRoute("/readyz", admin.readyz),
-        HttpRoute("/v1/models", admin.models),
-        HttpRoute("/access/v1/evaluation", authzen.evaluation, methods=["POST"]),
-        HttpRoute("/access/v1/evaluations", authzen.evaluations, methods=["POST"]),
-        HttpRoute("/api/v1/audit/records", admin.records),
-        HttpRoute("/api/v1/activities", admin.activities),
-    ]
-    pages = Starlette(routes=routes, exception_handlers={CheckreinError: _known, 404: _missing, 405: _method})
+    routes: dict[str, tuple[tuple[str, ...], ASGIApp]] = {
+        PROXIED: (POST, proxy),
+        EVALUATION: (POST, request_response(authzen.evaluation)),
+        EVALUATIONS: (POST, request_response(authzen.evaluations)),
+        METADATA: (GET, request_response(authzen.metadata)),
+        "/healthz": (GET, request_response(admin.healthz)),
+        "/readyz": (GET, request_response(admin.readyz)),
+        "/v1/models": (GET, request_response(admin.models)),
+        "/api/v1/audit/records": (GET, request_response(admin.records)),
+        "/api/v1/activities": (GET, request_response(admin.activities)),
+    }
+
+    async def routed(scope: Scope, receive: Receive, send: Send) -> None:
+        methods, route = routes.get(scope["path"], ((), None))
+        if route is None:
+            raise RouteNotFound(f"there is nothing at `{scope['path'][:200]}`")
+        if scope["method"] not in methods:
+            allowed = ", ".join(methods)
+            raise MethodNotAllowed("this path is not served by that method", allowed=allowed, hint=f"use {allowed}")
+        await route(scope, receive, send)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -93,52 +117,36 @@ def create_app(
             await error_response(path, error)(scope, receive, send)
             return
         send = _echo(headers.get("x-request-id"), send)
-        if path == CHAT and scope["method"] == "POST":
-            await _guarded(proxy, path, scope, receive, send)
-        else:
-            await _guarded(pages, path, scope, receive, send)
+        await _guarded(routed, scope, receive, send)
 
     return app
 
 
-async def _guarded(app: ASGIApp, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+async def _guarded(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     """Whatever escapes a route becomes an answer without a traceback; the log has the rest."""
     begun = False
 
-    async def watched(message: dict[str, object]) -> None:
+    async def watched(message: Message) -> None:
         nonlocal begun
         begun = begun or message["type"] == "http.response.start"
         await send(message)
 
+    path: str = scope["path"]
+    trace_id = trace.trace_id(scope, Headers(scope=scope))
     try:
-        await app(scope, receive, watched)  # type: ignore[arg-type]
+        await app(scope, receive, watched)
     except Gone:
         return
     except CheckreinError as error:
-        if not begun:
-            await error_response(path, error)(scope, receive, send)
+        known = error
     except Exception:
-        log.exception("an error nobody expected, at %s", path)
-        if not begun:
-            unexpected = CheckreinError("something went wrong here; nothing more was run", hint="see the server's log")
-            await error_response(path, unexpected)(scope, receive, send)
-
-
-async def _known(http: HttpRequest, error: Exception) -> Response:
-    if not isinstance(error, CheckreinError):
-        raise error
-    return error_response(http.url.path, error)
-
-
-async def _missing(http: HttpRequest, error: Exception) -> Response:
-    return error_response(http.url.path, NotFound(f"there is nothing at `{http.url.path[:200]}`"))
-
-
-async def _method(http: HttpRequest, error: Exception) -> Response:
-    problem = CheckreinError(f"`{http.method}` is not served at this path")
-    response = error_response(http.url.path, problem)
-    response.status_code = 405
-    return response
+        log.exception("an error nobody expected, at %s, in trace %s", path, trace_id)
+        hint = f"the server's log has it under trace {trace_id}"
+        known = CheckreinError("something went wrong here; nothing more was run", hint=hint)
+    else:
+        return
+    if not begun:
+        await error_response(path, known, trace_id)(scope, receive, send)
 
 
 def _echo(request_id: str | None, send: Send) -> Send:

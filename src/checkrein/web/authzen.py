@@ -1,4 +1,4 @@
-"""OpenID AuthZEN Authorization API 1.0: `/access/v1/evaluation` and `/access/v1/evaluations`.
+"""OpenID AuthZEN Authorization API 1.0: `/access/v1/evaluation`, `/access/v1/evaluations` and the metadata.
 
 A denial is HTTP 200 with `"decision": false`; 400, 401, 403 and 503 speak only about the call itself. Within a
 batch they stand at the item they are about, and the items before it keep their answers.
@@ -12,17 +12,29 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from checkrein.model import ApiKey, BadRequest, Permission, Request, StoreUnavailable, Unauthorized
+from checkrein.model import (
+    ApiKey,
+    BadRequest,
+    IdempotencyConflict,
+    Permission,
+    Request,
+    StoreUnavailable,
+    Unauthorized,
+)
 from checkrein.model.json import dumps, load_object
 from checkrein.services.gateway import Gateway
-from checkrein.web import body
+from checkrein.services.idempotency import Once
+from checkrein.web import body, trace
 from checkrein.web.guard import allow
+from checkrein.web.headers import idempotency_key, require_json
+
+EVALUATION = "/access/v1/evaluation"
+EVALUATIONS = "/access/v1/evaluations"
+METADATA = "/.well-known/authzen-configuration"
 
 #: an evaluation for each would keep one caller busy for long
 MAX_EVALUATIONS = 100
 MEMBERS = ("subject", "action", "resource", "context")
-#: the obligation types of the AuthZEN profile that a redaction needs the caller to know
-REDACTION_TYPE = "custom"
 #: stop rules of a batch, by the value of `options.evaluations_semantic`
 STOP_AFTER: Mapping[str, bool | None] = {
     "execute_all": None,
@@ -30,22 +42,48 @@ STOP_AFTER: Mapping[str, bool | None] = {
     "permit_on_first_permit": True,
 }
 #: status of an error that is about one item of a batch
-ITEM_STATUS: Mapping[type[Exception], int] = {BadRequest: 400, Unauthorized: 403, StoreUnavailable: 503}
+ITEM_STATUS: Mapping[type[Exception], int] = {
+    BadRequest: 400,
+    Unauthorized: 403,
+    IdempotencyConflict: 409,
+    StoreUnavailable: 503,
+}
+
+
+class _Call(msgspec.Struct, frozen=True):
+    """What holds for every item of a call: whose it is, its trace if the caller named one, its idempotency key."""
+
+    key: ApiKey
+    trace_id: str
+    once: Once | None
 
 
 class AuthZen:
-    def __init__(self, gateway: Gateway, *, max_body_bytes: int) -> None:
+    """`public_url` is where callers find this server, if that is not what they write into `Host`."""
+
+    def __init__(self, gateway: Gateway, *, max_body_bytes: int, public_url: str = "") -> None:
         self._gateway = gateway
         self._limit = max_body_bytes
+        self._public_url = public_url.rstrip("/")
+
+    async def metadata(self, http: HttpRequest) -> Response:
+        """Where the endpoints are; only those that exist."""
+        base = self._public_url or f"{http.url.scheme}://{http.headers['host']}"
+        found = {
+            "policy_decision_point": base,
+            "access_evaluation_endpoint": base + EVALUATION,
+            "access_evaluations_endpoint": base + EVALUATIONS,
+        }
+        return Response(dumps(found), media_type="application/json")
 
     async def evaluation(self, http: HttpRequest) -> Response:
         """One decision, recorded before it is given."""
-        value, key = await self._read(http)
-        return _one(await self._evaluate(value, key))
+        value, call = await self._read(http)
+        return _one(await self._evaluate(value, call, call.once))
 
     async def evaluations(self, http: HttpRequest) -> Response:
         """A batch: top-level members are defaults; one item that errs is a denial of that item."""
-        value, key = await self._read(http)
+        value, call = await self._read(http)
         items = value.get("evaluations", [])
         if not isinstance(items, list) or len(items) > MAX_EVALUATIONS:
             raise BadRequest(
@@ -54,34 +92,46 @@ class AuthZen:
         stop_after = _stop_after(value.get("options", {}))
         defaults = {name: value[name] for name in MEMBERS if name in value}
         if not items:
-            return _one(await self._evaluate(defaults, key))
+            return _one(await self._evaluate(defaults, call, call.once))
         answers: list[Mapping[str, object]] = []
-        for item in items:
-            answers.append(await self._item(item, defaults, key))
+        for index, item in enumerate(items):
+            answers.append(await self._item(index, item, defaults, call))
             if answers[-1]["decision"] is stop_after:
                 break
         return Response(dumps({"evaluations": answers}), media_type="application/json")
 
-    async def _read(self, http: HttpRequest) -> tuple[dict[str, object], ApiKey]:
+    async def _read(self, http: HttpRequest) -> tuple[dict[str, object], _Call]:
         key = allow(http.scope, Permission.DECIDE, Permission.CALL)
-        if http.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            raise BadRequest("the body is not declared as JSON", hint="send `Content-Type: application/json`")
-        return load_object(await body.read(http.headers, http.receive, self._limit)), key
+        require_json(http.headers)
+        given = idempotency_key(http.headers)
+        data = await body.read(http.headers, http.receive, self._limit)
+        value = load_object(data)
+        keys, path = self._gateway.idempotency, http.url.path
+        once = keys.once(given, caller=key.id, operation=path, body=data) if given else None
+        return value, _Call(key, trace.given(http.headers), once)
 
-    async def _item(self, item: object, defaults: Mapping[str, object], key: ApiKey) -> Mapping[str, object]:
+    async def _item(
+        self, index: int, item: object, defaults: Mapping[str, object], call: _Call
+    ) -> Mapping[str, object]:
         try:
             if not isinstance(item, dict):
                 raise BadRequest("the item is not an object")
-            return await self._evaluate({**defaults, **item}, key)
-        except (BadRequest, Unauthorized, StoreUnavailable) as error:
+            once = self._gateway.idempotency.item(call.once, index) if call.once else None
+            return await self._evaluate({**defaults, **item}, call, once)
+        except (BadRequest, Unauthorized, IdempotencyConflict, StoreUnavailable) as error:
             status = next(status for kind, status in ITEM_STATUS.items() if isinstance(error, kind))
             return {"decision": False, "context": {"error": {"status": status, "message": str(error)}}}
 
-    async def _evaluate(self, value: Mapping[str, object], key: ApiKey) -> Mapping[str, object]:
-        request = as_caller(Request.from_json(value), key)
-        supported = request.context.get("supported_obligations", ())
-        made = await self._gateway.evaluate(request, caller=key.id)
-        return made.to_json(obligations_supported=isinstance(supported, list) and REDACTION_TYPE in supported)
+    async def _evaluate(self, value: Mapping[str, object], call: _Call, once: Once | None) -> Mapping[str, object]:
+        request = as_caller(Request.from_json(value), call.key)
+        made = await self._gateway.evaluate(
+            request,
+            caller=call.key.id,
+            trace_id=call.trace_id,
+            once=once,
+            supported_obligations=request.context.get("supported_obligations"),
+        )
+        return made.to_json()
 
 
 def as_caller(request: Request, key: ApiKey) -> Request:
@@ -117,4 +167,4 @@ def _stop_after(options: object) -> bool | None:
 def _one(answer: Mapping[str, object]) -> Response:
     context = answer["context"]
     trace_id = context["trace_id"] if isinstance(context, dict) else ""
-    return Response(dumps(answer), media_type="application/json", headers={"x-checkrein-trace-id": trace_id})
+    return Response(dumps(answer), media_type="application/json", headers={trace.HEADER: trace_id})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 
 from starlette.datastructures import Headers
@@ -12,14 +13,14 @@ from checkrein.model import ApiKey, Permission, Unauthorized
 from checkrein.services.keys import Keys
 
 _LOOPBACK = ("localhost",)
+#: an IPv6 address in brackets, or a name or IPv4 address; and a port
+_HOST = re.compile(r"(?:\[([0-9a-f:.]{2,45})\]|([a-z0-9](?:[a-z0-9._-]{0,251}[a-z0-9])?))(?::([0-9]{1,5}))?")
 
 
 def host_name(value: str) -> str:
-    """The host of a `Host` header or of an origin, without port and brackets, lower case."""
-    host = value.strip().lower()
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]
+    """The host of a `Host` header, without port and brackets, lower case; empty if it is not in that form."""
+    match = _HOST.fullmatch(value.lower())
+    return (match[1] or match[2]) if match and int(match[3] or 0) < 65536 else ""
 
 
 def _is_address(host: str) -> bool:
@@ -43,17 +44,17 @@ class Guard:
 
     def check_host(self, headers: Headers) -> None:
         hosts = headers.getlist("host")
-        if len(hosts) != 1 or not hosts[0]:
+        host = host_name(hosts[0]) if len(hosts) == 1 else ""
+        if not host:
             raise Unauthorized("the request names no single host", hint="send one `Host` header", forbidden=True)
-        host = host_name(hosts[0])
         if host not in self._hosts and not _is_address(host):
             raise Unauthorized(
                 f"the host `{host[:100]}` is not served here",
                 hint="add it to `server.allowed_hosts` in checkrein.toml",
                 forbidden=True,
             )
-        origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2].lower() != hosts[0].strip().lower():
+        own = hosts[0].lower()
+        if headers.getlist("origin") not in ([], [f"http://{own}"], [f"https://{own}"]):
             raise Unauthorized("a page of another origin may not call this", forbidden=True)
 
     def key(self, headers: Headers) -> ApiKey:

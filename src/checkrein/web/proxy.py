@@ -1,30 +1,34 @@
 """`POST /v1/chat/completions`: read, govern, forward, answer.
 
 Plain ASGI with a watcher on the connection: when the caller leaves, the upstream call is cancelled and the end is
-recorded as `cancelled`. The last part of an answer is sent only after its end is on disk.
+recorded as `cancelled`. The last part of an answer is sent only after its end is on disk. An answer that is whole, a
+stream too, is kept for the caller's `Idempotency-Key`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Mapping
 from time import perf_counter_ns
 
+import msgspec
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from checkrein.connectors import openai
-from checkrein.model import CheckreinError, Decision, Permission, UpstreamUnavailable
+from checkrein.model import ApiKey, CheckreinError, Decision, Permission, UpstreamUnavailable, UpstreamUnreachable
 from checkrein.model.json import dumps
 from checkrein.ports import Reply, Upstream
 from checkrein.services.arms import Arms
 from checkrein.services.gateway import Gateway, Governed
-from checkrein.services.ids import fresh
-from checkrein.web import body
+from checkrein.services.idempotency import Replay
+from checkrein.services.payloads import MAX_ANSWER_BYTES as MAX_KEPT_BYTES
+from checkrein.services.payloads import MAX_RESULT_BYTES
+from checkrein.web import body, trace
 from checkrein.web.guard import allow
+from checkrein.web.headers import idempotency_key, require_json
 
-_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
+PATH = "/v1/chat/completions"
 #: an upstream's JSON answer is held whole; a longer one is refused
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 #: what ends a stream; it is sent only when the end is on disk, and the connection is not ended before that either
@@ -56,11 +60,15 @@ class Proxy:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one chat completion; ends early, with everything cancelled, when the caller leaves."""
         headers = Headers(scope=scope)
+        key = allow(scope, Permission.CALL)
+        require_json(headers)
         try:
             data = await body.read(headers, receive, self._limit)
         except body.Gone:
             return
-        work = asyncio.ensure_future(self._serve(scope, headers, data, send))
+        work = asyncio.ensure_future(
+            self._serve(key, trace.trace_id(scope, headers), idempotency_key(headers), data, send)
+        )
         watch = asyncio.ensure_future(_left(receive))
         try:
             await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
@@ -74,36 +82,63 @@ class Proxy:
             watch.cancel()
             work.cancel()
 
-    async def _serve(self, scope: Scope, headers: Headers, data: bytes, send: Send) -> None:
-        trace_id = _trace_id(headers)
+    async def _serve(self, key: ApiKey, trace_id: str, once: str, data: bytes, send: Send) -> None:
         answer = Answer(send, trace_id)
+        keys = self._gateway.idempotency
         try:
-            key = allow(scope, Permission.CALL)
             chat = openai.read_chat(data, key)
             name = openai.route(chat.model, {n: r.models for n, r in self._routes.items()})
             name, part = self._arms.route(name, chat.request)
             route = self._routes[name]
+            claimed = keys.once(once, caller=key.id, operation=PATH, body=data) if once else None
+            answer.keeps = MAX_KEPT_BYTES if claimed else MAX_RESULT_BYTES if self._gateway.keeps_results else 0
             last = b""
-            async with self._gateway.action(chat.request, caller=key.id, trace_id=trace_id, part=part) as governed:
+            async with self._gateway.action(
+                chat.request, caller=key.id, trace_id=trace_id, once=claimed, part=part
+            ) as governed:
                 answer.decided(governed.decision)
-                last = await self._forward(chat, governed, route, answer)
+                last = await self._run(chat, governed, route, answer)
             await answer.end(last)
+        except Replay as before:
+            kept = msgspec.msgpack.decode(before.answer, type=Kept)
+            await answer.give(msgspec.structs.replace(kept, headers={**kept.headers, "idempotent-replayed": "true"}))
         except CheckreinError as error:
             if answer.begun:
                 await answer.cut()
                 return
-            refused = openai.refusal(error, retry_after_s=self._retry_after_s, trace_id=answer.trace_id)
-            await answer.begin(refused.status, {"content-type": "application/json", **refused.headers})
-            await answer.end(dumps(refused.body))
+            await answer.give(self._refusal(error, answer))
+
+    async def _run(self, chat: openai.Chat, governed: Governed, route: Route, answer: Answer) -> bytes:
+        """Forward; whatever the caller is told in the end is handed over to be kept."""
+        try:
+            last = await self._forward(chat, governed, route, answer)
+        except UpstreamUnreachable:
+            governed.never_ran()
+            raise
+        except UpstreamUnavailable as error:
+            if not answer.begun:
+                governed.replies(msgspec.msgpack.encode(self._refusal(error, answer)))
+            raise
+        else:
+            if governed.claim and answer.whole:
+                governed.replies(msgspec.msgpack.encode(answer.kept()))
+            return last
+        finally:
+            governed.answered(bytes(answer.said))
+
+    def _refusal(self, error: CheckreinError, answer: Answer) -> Kept:
+        refused = openai.refusal(error, retry_after_s=self._retry_after_s, trace_id=answer.trace_id)
+        headers = answer.headers({"content-type": "application/json", **refused.headers})
+        return Kept(refused.status, headers, dumps(refused.body))
 
     async def _forward(self, chat: openai.Chat, governed: Governed, route: Route, answer: Answer) -> bytes:
         """Send the action upstream and its answer down; returns the last part, to be sent once all is recorded."""
         handle = self._gateway.turn(governed).handle if route.handles else ""
         payload = openai.upstream_body(chat, governed.request, redacted=governed.redacted, handle=handle)
+        traceparent = trace.parent(governed.decision.trace_id)
+        # not the caller's key: under our credential it would be one and the same for all callers
         sent_ns = perf_counter_ns()
-        reply = await route.upstream.send(
-            "/chat/completions", payload, {"traceparent": _traceparent(governed.decision.trace_id)}
-        )
+        reply = await route.upstream.send("/chat/completions", payload, {"traceparent": traceparent})
         first_us = (perf_counter_ns() - sent_ns) // 1000
         try:
             last, size = await self._answer(chat, reply, answer)
@@ -121,7 +156,7 @@ class Proxy:
     async def _answer(self, chat: openai.Chat, reply: Reply, answer: Answer) -> tuple[bytes, int]:
         kept = {name: reply.headers[name] for name in ANSWER_HEADERS if name in reply.headers}
         if chat.stream and "text/event-stream" in kept.get("content-type", ""):
-            await answer.begin(reply.status, {**kept, "cache-control": "no-store"})
+            await answer.begin(reply.status, answer.headers({**kept, "cache-control": "no-store"}))
             return await answer.stream(reply.body())
         parts: list[bytes] = []
         size = 0
@@ -132,8 +167,15 @@ class Proxy:
                     f"the upstream's answer is longer than {MAX_ANSWER_BYTES} bytes", hint="ask for a stream"
                 )
             parts.append(part)
-        answer.prepared = (reply.status, kept)
-        return b"".join(parts), size
+        return answer.prepare(reply.status, answer.headers(kept), b"".join(parts)), size
+
+
+class Kept(msgspec.Struct, frozen=True, array_like=True):
+    """An answer as it was given, to be given again."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
 
 
 class Answer:
@@ -143,9 +185,12 @@ class Answer:
         self._send = send
         self.trace_id = trace_id
         self._about: dict[str, str] = {}
+        self._status, self._headers = 0, dict[str, str]()
         self.begun = False
-        #: status and headers of an answer that is sent whole
-        self.prepared: tuple[int, dict[str, str]] | None = None
+        #: how much of the body is remembered in `said`, and whether that is all of it
+        self.keeps = 0
+        self.said = bytearray()
+        self.whole = True
 
     def decided(self, decision: Decision) -> None:
         self.trace_id = decision.trace_id
@@ -154,10 +199,19 @@ class Answer:
             "x-checkrein-risk": decision.risk.level.value,
         }
 
-    async def begin(self, status: int, headers: Mapping[str, str]) -> None:
+    def headers(self, given: Mapping[str, str]) -> dict[str, str]:
+        return {trace.HEADER: self.trace_id, **self._about, **given}
+
+    def prepare(self, status: int, headers: dict[str, str], body: bytes) -> bytes:
+        """Set what an answer that is sent whole will begin with; returns its body."""
+        self._status, self._headers = status, headers
+        self._remember(body)
+        return body
+
+    async def begin(self, status: int, headers: dict[str, str]) -> None:
         self.begun = True
-        given = {"x-checkrein-trace-id": self.trace_id, **self._about, **headers}
-        pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.items()]
+        self._status, self._headers = status, headers
+        pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})
 
     async def stream(self, parts: AsyncIterator[bytes]) -> tuple[bytes, int]:
@@ -166,6 +220,7 @@ class Answer:
         size = 0
         async for part in parts:
             size += len(part)
+            self._remember(part)
             if held or DONE in part:
                 held += part
                 if len(held) > MAX_HELD_BYTES:
@@ -174,29 +229,33 @@ class Answer:
                 await self._send({"type": "http.response.body", "body": part, "more_body": True})
         return held, size
 
+    def kept(self) -> Kept:
+        """The answer whose last part is about to be sent."""
+        return Kept(self._status, self._headers, bytes(self.said))
+
     async def end(self, last: bytes) -> None:
-        if self.prepared is not None and not self.begun:
-            status, headers = self.prepared
-            await self.begin(status, {**headers, "content-length": str(len(last))})
+        if not self.begun:
+            await self.begin(self._status, {**self._headers, "content-length": str(len(last))})
         await self._send({"type": "http.response.body", "body": last, "more_body": False})
+
+    async def give(self, kept: Kept) -> None:
+        """Give a whole answer."""
+        self._status, self._headers = kept.status, kept.headers
+        await self.end(kept.body)
 
     async def cut(self) -> None:
         """End a stream that failed midway with an event that says so; the closing `[DONE]` never comes."""
         event = b'data: {"error":{"message":"the answer broke off","type":"upstream_error","code":"broken_stream"}}\n\n'
         await self._send({"type": "http.response.body", "body": event, "more_body": False})
 
+    def _remember(self, part: bytes) -> None:
+        left = self.keeps - len(self.said)
+        self.whole = self.whole and len(part) <= left
+        if left > 0:
+            self.said += part[:left]
+
 
 async def _left(receive: Receive) -> None:
     """Returns when the caller has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _trace_id(headers: Headers) -> str:
-    """The trace id of an incoming `traceparent` (W3C Trace Context), or a new one."""
-    match = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
-    return match[1] if match and match[1].strip("0") else fresh("", 16)
-
-
-def _traceparent(trace_id: str) -> str:
-    return f"00-{trace_id}-{fresh('', 8)}-01"
