@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import subprocess
 import sys
@@ -198,6 +199,23 @@ def test_an_action_that_never_began_leaves_its_key_free(system: System):
     ):
         governed.never_ran()
         raise ZeroDivisionError
+    assert system.store.rows(ROOM) == []
+    run(system)
+
+
+async def test_a_caller_that_leaves_before_it_runs_leaves_its_key_free(system: System):
+    async def act() -> None:
+        async with system.gateway.action(READ, caller="t", once=once(system)):
+            pytest.fail("it ran")
+
+    task = asyncio.create_task(act())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with asyncio.timeout(10):
+        while not list(system.store.records(RecordQuery(kinds=("execution.finished",)))):
+            await asyncio.sleep(0.005)
     assert system.store.rows(ROOM) == []
     run(system)
 

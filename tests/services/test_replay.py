@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from checkrein.compose import System, load_bundle, open_payloads
-from checkrein.model import Action, ApprovalRequired, Denied, Request, Resource, Subject
+from checkrein.model import Action, ApprovalRequired, Denied, Outcome, Request, Resource, Subject
 from checkrein.ports import RecordQuery
 from checkrein.services.replay import Replay, replay
 
@@ -46,6 +46,15 @@ def test_the_same_policies_decide_the_past_alike(system: System, folder: Path):
     act(system)
     found = tried(folder, folder)
     assert (found.decided, found.changes, found.left_out) == (3, (), {})
+
+
+def test_a_caller_that_could_not_redact_is_denied_again(system: System, folder: Path):
+    message = {"role": "user", "content": "write to jane@example.com"}
+    asked = Request(ALICE, Action("prompt", {"input": {"messages": [message]}}), Resource("model", "m"))
+    assert system.gateway.evaluate_sync(asked, caller="t", supported_obligations=()).outcome is Outcome.DENY
+    assert system.gateway.evaluate_sync(asked, caller="t").outcome is Outcome.ALLOW_WITH_REDACTION
+    found = tried(folder, folder)
+    assert (found.decided, found.changes) == (2, ())
 
 
 def test_a_looser_candidate_is_named_by_person_agent_and_tool(system: System, folder: Path, tmp_path: Path):

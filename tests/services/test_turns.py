@@ -120,6 +120,23 @@ def test_an_approval_covers_a_tool_once(system: System, turn: Turn):
     assert again.approval_id not in ("", turn.approval.id)
 
 
+def test_a_caller_that_cannot_redact_does_not_use_the_approval_up(folder: Path):
+    policy = """
+    @id("clean-calls") @owner("privacy") @reason("no cards in calls") @outcome("redact") @redact("pii.card")
+    forbid (principal, action == Action::"send_email", resource);"""
+    (folder / "policies/more.cedar").write_text(policy)
+    system = open_system(folder)
+    try:
+        turn = approved(system, PROMPT)
+        request = call(turn.handle, CALL)
+        denied = system.gateway.evaluate_sync(request, caller="pep", supported_obligations=[])
+        assert (denied.outcome, denied.reasons[0]) == (Outcome.DENY, "obligation_unsupported")
+        able = system.gateway.evaluate_sync(request, caller="pep", supported_obligations=["custom"])
+        assert able.outcome is Outcome.ALLOW_WITH_REDACTION
+    finally:
+        system.close()
+
+
 def test_of_many_that_race_one_is_covered(system: System, turn: Turn):
     async def race() -> list[Decision]:
         asked = (system.gateway.evaluate(call(turn.handle, CALL), caller="pep") for _ in range(8))

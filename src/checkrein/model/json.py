@@ -67,7 +67,7 @@ def loads(data: bytes | str) -> object:
         raise BadRequest(f"the body is not JSON: {error.msg.lower()} at {place}", hint="mend the JSON") from error
     except ValueError as error:  # an integer with more digits than Python converts
         raise BadRequest("a number in the body is too long", hint="send integers within 64 bits") from error
-    if not _depth(value, MAX_DEPTH):
+    if text.count("{") + text.count("[") > MAX_DEPTH and not _depth(value, MAX_DEPTH):
         raise BadRequest(f"the JSON is nested deeper than {MAX_DEPTH} levels", hint="flatten it")
     if "\\ud" in text or "\\uD" in text:  # only an escape can hold half a pair
         _require_unicode(value)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from time import perf_counter_ns
@@ -24,6 +24,7 @@ from checkrein.flow.approval import State as ApprovalState
 from checkrein.ledger import Draft, Record
 from checkrein.model import (
     ApprovalRequired,
+    CheckreinError,
     Decision,
     Denied,
     Outcome,
@@ -151,7 +152,8 @@ class Gateway:
         Raises `Denied`, `ApprovalRequired` or `StoreUnavailable` instead of entering; with an idempotency key also
         `Replay` and `IdempotencyConflict`. An exception inside, or a cancellation, is recorded as the end and goes on.
         """
-        governed = await self._entered(request, caller, trace_id, once, part)
+        steps = self._begin(request, caller, trace_id, once, part)
+        governed = await self._drive(steps, self._abandoned)
         try:
             yield governed
         except asyncio.CancelledError:
@@ -165,7 +167,7 @@ class Gateway:
         finally:
             if governed.turn is not None:
                 self._turns.close(governed.turn)
-            await asyncio.shield(_drive(self._end(governed)))
+            await self._drive(self._end(governed))
 
     def turn(self, governed: Governed) -> Turn:
         """Open a turn for an action that is running; it closes with the action."""
@@ -173,26 +175,37 @@ class Gateway:
             governed.turn = self._turns.open(governed.request, governed.decision.trace_id, governed.machine.approval)
         return governed.turn
 
-    async def _entered(
-        self, request: Request, caller: str, trace_id: str, once: Once | None, part: Part | None
-    ) -> Governed:
-        """Begin; a caller that goes away meanwhile does not leave a start without an end."""
-        begin = asyncio.ensure_future(_drive(self._begin(request, caller, trace_id, once, part)))
-        try:
-            return await asyncio.shield(begin)
-        except asyncio.CancelledError:
-            begin.add_done_callback(self._abandoned)
-            raise
+    async def _drive(self, steps: Steps[T], abandoned: Callable[[T], Steps[None]] | None = None) -> T:
+        """Run the steps, awaiting each durable write.
 
-    def _abandoned(self, begun: asyncio.Future[Governed]) -> None:
-        if begun.cancelled() or begun.exception() is not None:
-            return
-        governed = begun.result()
-        governed.ended("cancelled", error="cancelled")
-        governed.never_ran()
-        task = asyncio.ensure_future(_drive(self._end(governed)))
+        A caller that goes away does not stop them: they go on by themselves, and `abandoned` makes the steps that
+        follow for what nobody waits for any more.
+        """
+        try:
+            future = next(steps)
+            while True:
+                try:
+                    written = await landed(future)
+                except asyncio.CancelledError:
+                    self._leave(_going_on(steps, future, abandoned))
+                    raise
+                except Exception as error:  # noqa: BLE001 - handed to the steps, which decide what it means
+                    future = steps.throw(error)
+                else:
+                    future = steps.send(written)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+    def _leave(self, steps: Steps[None]) -> None:
+        task = asyncio.ensure_future(self._drive(steps))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _abandoned(self, governed: Governed) -> Steps[None]:
+        """The start stands and nobody is there to run it."""
+        governed.ended("cancelled", error="cancelled")
+        governed.never_ran()
+        yield from self._end(governed)
 
     @contextmanager
     def action_sync(
@@ -224,7 +237,7 @@ class Gateway:
         answer that lets the action run is given again as it was; any other is made afresh.
         """
         try:
-            return await _drive(self._ask(request, caller, trace_id, once, supported_obligations))
+            return await self._drive(self._ask(request, caller, trace_id, once, supported_obligations))
         except Replay as before:
             return msgspec.json.decode(before.answer, type=Decision)
 
@@ -546,16 +559,23 @@ def wait(steps: Steps[T]) -> T:
         return end.value  # type: ignore[no-any-return]
 
 
-async def _drive(steps: Steps[T]) -> T:
-    """Run the steps, awaiting each durable write."""
+def _going_on(
+    steps: Steps[T],
+    future: Future[tuple[Record, ...]] | Future[None],
+    then: Callable[[T], Steps[None]] | None,
+) -> Steps[None]:
+    """The rest of steps that wait for this write; nobody hears how they end."""
     try:
-        future = next(steps)
         while True:
             try:
-                written = await landed(future)
+                written = yield future
             except Exception as error:  # noqa: BLE001 - handed to the steps, which decide what it means
                 future = steps.throw(error)
             else:
                 future = steps.send(written)
     except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
+        if then:
+            with contextlib.suppress(StoreUnavailable):  # recovery writes `execution.unknown`
+                yield from then(end.value)
+    except CheckreinError:
+        return

@@ -117,12 +117,12 @@ def create_app(
             await error_response(path, error)(scope, receive, send)
             return
         send = _echo(headers.get("x-request-id"), send)
-        await _guarded(routed, scope, receive, send)
+        await _guarded(routed, headers, scope, receive, send)
 
     return app
 
 
-async def _guarded(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+async def _guarded(app: ASGIApp, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
     """Whatever escapes a route becomes an answer without a traceback; the log has the rest."""
     begun = False
 
@@ -132,7 +132,7 @@ async def _guarded(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> 
         await send(message)
 
     path: str = scope["path"]
-    trace_id = trace.trace_id(scope, Headers(scope=scope))
+    trace_id = trace.trace_id(scope, headers)
     try:
         await app(scope, receive, watched)
     except Gone:

@@ -53,6 +53,7 @@ class Proxy:
     ) -> None:
         self._gateway = gateway
         self._routes = routes
+        self._models = {name: route.models for name, route in routes.items()}
         self._limit = max_body_bytes
         self._retry_after_s = retry_after_s
         self._arms = arms
@@ -66,28 +67,33 @@ class Proxy:
             data = await body.read(headers, receive, self._limit)
         except body.Gone:
             return
-        work = asyncio.ensure_future(
-            self._serve(key, trace.trace_id(scope, headers), idempotency_key(headers), data, send)
-        )
+        once, trace_id = idempotency_key(headers), trace.trace_id(scope, headers)
+        work = asyncio.current_task()
         watch = asyncio.ensure_future(_left(receive))
-        try:
-            await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
+        gone = False
+
+        def leave(_: object) -> None:
+            nonlocal gone
+            if work and not watch.cancelled():
+                gone = True
                 work.cancel()
-            await asyncio.gather(work, return_exceptions=False)
+
+        watch.add_done_callback(leave)
+        try:
+            await self._serve(key, trace_id, once, data, send)
         except asyncio.CancelledError:
-            if not watch.done():  # the server is stopping, not the caller leaving
+            if not gone or not work or work.uncancel():  # the server is stopping, not the caller leaving
                 raise
         finally:
+            watch.remove_done_callback(leave)
             watch.cancel()
-            work.cancel()
 
     async def _serve(self, key: ApiKey, trace_id: str, once: str, data: bytes, send: Send) -> None:
         answer = Answer(send, trace_id)
         keys = self._gateway.idempotency
         try:
             chat = openai.read_chat(data, key)
-            name = openai.route(chat.model, {n: r.models for n, r in self._routes.items()})
+            name = openai.route(chat.model, self._models)
             name, part = self._arms.route(name, chat.request)
             route = self._routes[name]
             claimed = keys.once(once, caller=key.id, operation=PATH, body=data) if once else None

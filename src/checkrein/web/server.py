@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import signal
 import socket
 import threading
@@ -21,6 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from checkrein.model import CheckreinError, ConfigError
 
 _START_S = 30
+#: thresholds of the collector's generations while serving
+_COLLECT = (20_000, 20, 20)
 
 
 def serve(
@@ -36,6 +39,10 @@ def serve(
     `on_listening` is called with the address once requests are taken. Raises `ConfigError` when the port
     cannot be had, and whatever error the application's start-up raised.
     """
+    # what is loaded by now stays: the collector need not look at it again and again, nor after every 700 new objects
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT)
     with _bind(host, port) as listener:
         _Server(app, grace_s, lambda: on_listening(_url(listener))).run_on(listener)
 
