@@ -23,7 +23,7 @@ from checkrein.model import (
     Subject,
 )
 from checkrein.ports import RecordQuery, Unit
-from checkrein.services.gateway import wait
+from checkrein.services.steps import wait
 
 ALICE = Subject("user", "alice")
 

@@ -30,8 +30,8 @@ from checkrein.model import (
 )
 from checkrein.ports import RecordQuery, Unit
 from checkrein.services import privacy, records
-from checkrein.services.gateway import wait
 from checkrein.services.idempotency import MAX_KEY, ROOM, Once, Replay
+from checkrein.services.steps import wait
 
 ALICE = Subject("user", "alice")
 ANSWER = b'{"content":"the merger closes on the ninth"}'

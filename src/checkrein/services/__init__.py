@@ -2,6 +2,7 @@
 
 `pdp`        decides a request: facts, trace id, bundle, Python policies
 `gateway`    runs one governed action: decide, record, execute, record (sync and async)
+`steps`      the two drivers of an action's steps: asyncio and threads
 `approvals`  lists, shows and votes; the state machine in the store
 `audit`      reads, verifies and exports the ledger; activity rows
 `records`    what happened, as ledger drafts
@@ -17,7 +18,7 @@
 `ids`        unguessable ids
 `evidence`   for people who do not trust us: export as tiles, proof of a record, proof of growth
 `witness`    others cosign each checkpoint, once they have seen that it only extends the last
-`idempotency` one execution and one answer for a key
+`idempotency` one execution and one answer for an `Idempotency-Key`
 `keys`       API keys: create, find, revoke
 `rotation`   a new key for the ledger, recorded under the old one
 

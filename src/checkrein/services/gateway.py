@@ -1,19 +1,17 @@
 """Runs one governed action: decide, record durably, execute, record the end.
 
 `flow.action` says what comes next and this module does it against the store and the PDP. The steps are written
-once, as a generator that yields the futures of durable writes; `Gateway` drives it from asyncio, `wait` from
-ordinary threads.
+once, as a generator that yields the futures of durable writes; `services.steps` drives it, from asyncio or from an
+ordinary thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from time import perf_counter_ns
-from typing import TypeVar
 
 import msgspec
 
@@ -21,10 +19,9 @@ from checkrein.decide.redact import Placeholders, redact_json
 from checkrein.flow import action as flow
 from checkrein.flow.approval import Approval
 from checkrein.flow.approval import State as ApprovalState
-from checkrein.ledger import Draft, Record
+from checkrein.ledger import Draft
 from checkrein.model import (
     ApprovalRequired,
-    CheckreinError,
     Decision,
     Denied,
     Outcome,
@@ -41,12 +38,9 @@ from checkrein.services.approvals import Approvals, save
 from checkrein.services.idempotency import Claim, Idempotency, Once, Replay
 from checkrein.services.payloads import MAX_ANSWER_BYTES, MAX_RESULT_BYTES, Sealer
 from checkrein.services.pdp import ANY, Asked, Part, Pdp
+from checkrein.services.steps import Driver, Steps, wait
 from checkrein.services.turns import Turn, Turns
-from checkrein.services.writes import Unsealed, landed, together
-
-T = TypeVar("T")
-#: the steps of an action: yields the future of each durable write
-Steps = Generator["Future[tuple[Record, ...]] | Future[None]", object, T]
+from checkrein.services.writes import Unsealed, together
 
 
 class Governed:
@@ -126,7 +120,7 @@ class Gateway:
         self._owner = owner
         self._turns = turns
         self.idempotency = idempotency
-        self._tasks: set[asyncio.Future[None]] = set()
+        self._driver = Driver()
 
     # --- what connectors call -----------------------------------------------------------------------------------
 
@@ -153,7 +147,7 @@ class Gateway:
         `Replay` and `IdempotencyConflict`. An exception inside, or a cancellation, is recorded as the end and goes on.
         """
         steps = self._begin(request, caller, trace_id, once, part)
-        governed = await self._drive(steps, self._abandoned)
+        governed = await self._driver.run(steps, self._abandoned)
         try:
             yield governed
         except asyncio.CancelledError:
@@ -167,39 +161,13 @@ class Gateway:
         finally:
             if governed.turn is not None:
                 self._turns.close(governed.turn)
-            await self._drive(self._end(governed))
+            await self._driver.run(self._end(governed))
 
     def turn(self, governed: Governed) -> Turn:
         """Open a turn for an action that is running; it closes with the action."""
         if governed.turn is None:
             governed.turn = self._turns.open(governed.request, governed.decision.trace_id, governed.machine.approval)
         return governed.turn
-
-    async def _drive(self, steps: Steps[T], abandoned: Callable[[T], Steps[None]] | None = None) -> T:
-        """Run the steps, awaiting each durable write.
-
-        A caller that goes away does not stop them: they go on by themselves, and `abandoned` makes the steps that
-        follow for what nobody waits for any more.
-        """
-        try:
-            future = next(steps)
-            while True:
-                try:
-                    written = await landed(future)
-                except asyncio.CancelledError:
-                    self._leave(_going_on(steps, future, abandoned))
-                    raise
-                except Exception as error:  # noqa: BLE001 - handed to the steps, which decide what it means
-                    future = steps.throw(error)
-                else:
-                    future = steps.send(written)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-
-    def _leave(self, steps: Steps[None]) -> None:
-        task = asyncio.ensure_future(self._drive(steps))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _abandoned(self, governed: Governed) -> Steps[None]:
         """The start stands and nobody is there to run it."""
@@ -237,7 +205,7 @@ class Gateway:
         answer that lets the action run is given again as it was; any other is made afresh.
         """
         try:
-            return await self._drive(self._ask(request, caller, trace_id, once, supported_obligations))
+            return await self._driver.run(self._ask(request, caller, trace_id, once, supported_obligations))
         except Replay as before:
             return msgspec.json.decode(before.answer, type=Decision)
 
@@ -542,40 +510,3 @@ def _decision(machine: flow.ActionFlow) -> Decision:
 
 def _reason(decision: Decision) -> str:
     return "; ".join(decision.reasons) or "policy does not allow it"
-
-
-def wait(steps: Steps[T]) -> T:
-    """Run the steps, waiting for each durable write in this thread."""
-    try:
-        future = next(steps)
-        while True:
-            try:
-                written = future.result()
-            except Exception as error:  # noqa: BLE001 - handed to the steps, which decide what it means
-                future = steps.throw(error)
-            else:
-                future = steps.send(written)
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
-
-
-def _going_on(
-    steps: Steps[T],
-    future: Future[tuple[Record, ...]] | Future[None],
-    then: Callable[[T], Steps[None]] | None,
-) -> Steps[None]:
-    """The rest of steps that wait for this write; nobody hears how they end."""
-    try:
-        while True:
-            try:
-                written = yield future
-            except Exception as error:  # noqa: BLE001 - handed to the steps, which decide what it means
-                future = steps.throw(error)
-            else:
-                future = steps.send(written)
-    except StopIteration as end:
-        if then:
-            with contextlib.suppress(StoreUnavailable):  # recovery writes `execution.unknown`
-                yield from then(end.value)
-    except CheckreinError:
-        return
