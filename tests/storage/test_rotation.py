@@ -341,3 +341,21 @@ def test_an_idle_process_takes_out_a_key_whose_time_is_over(
     while len(secrets_of(data)) > 1:
         assert time.monotonic() < deadline
         threading.Event().wait(0.002)
+
+
+def test_a_key_file_that_vanishes_is_said_and_never_made_anew(open_sqlite: Open, made: Made, data: Path) -> None:
+    store = open_sqlite(checkpoint_every_s=0.001)
+    (data / "signer.key").rename(data / "away")
+    store.commit(made.unit("x")).result()
+    deadline = time.monotonic() + 20
+    while not store.problems():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.002)
+    assert "signer.key` is missing" in store.problems()[0]
+    with pytest.raises(LedgerInvalid, match="is missing"):
+        open_sqlite()
+    assert not (data / "signer.key").exists()
+    (data / "away").rename(data / "signer.key")
+    store.close()
+    assert store.problems() == ()
+    audit(data)

@@ -25,7 +25,7 @@ from pathlib import Path
 from checkrein.ledger.checkpoint import COSIGNATURE, Cosigned, Signer, VerifierKey
 from checkrein.ledger.signers import Signers
 from checkrein.ledger.tree import HASH_BYTES
-from checkrein.model import ConfigError
+from checkrein.model import ConfigError, LedgerInvalid
 
 COMMITMENT_KEY_BYTES = 32
 _SEED_BYTES = 32
@@ -64,8 +64,14 @@ class DataDir:
     def signers(self, origin: str = "") -> Signers:
         """The ledger's keys, the first made on first use. Its origin, by default a random one, is that of all.
 
-        Whoever writes the file wipes what stood in it before: read it under the lock of the checkpoint.
+        Whoever writes the file wipes what stood in it before: read it under the lock of the checkpoint. Raises
+        `LedgerInvalid` if the file is gone although something was signed, `ConfigError` if it cannot be used.
         """
+        if not self._signer_key.exists() and self.checkpoint():
+            raise LedgerInvalid(
+                f"`{self._signer_key}` is missing, but there is a checkpoint that it signed",
+                hint="restore it from a backup; without it nothing can be signed that extends this ledger",
+            )
         made = origin or f"checkrein.local/{secrets.token_hex(4)}"
         text = _secret(self._signer_key, str(Signers(new_signer(made))).encode())
         try:
