@@ -245,6 +245,20 @@ def test_a_rotation_taken_from_another_history_is_named(tmp_path: Path, capsys: 
     assert (code, "record 5 rotates the key of a log with other records" in said) == (6, True)
 
 
+def test_a_rotation_between_keys_that_were_never_the_logs_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Somebody who may append records signs such a statement with two keys of his own."""
+    other = Signer(bytes([9]) * 32, ORIGIN)
+    made = log(20, {5: (FIRST, SECOND)})
+    made.datas[9] = rotation(9, made.head(0), THIEF, other)
+    text = note(made.head(), SECOND)
+    report = made.verify(text, FIRST)
+    assert report.first_bad == 9
+    assert "record 9 rotates a key that was not the log's" in report.problems[0]
+    export = made.export(tmp_path, text, SECOND, FIRST)
+    code, said = stranger(export, key_file(tmp_path, FIRST), capsys)
+    assert (code, "record 9 rotates a key that was not the log's" in said) == (6, True)
+
+
 def test_a_rotation_that_the_index_hides_is_named():
     assert LOG.verify(note(LOG.head(), THIRD), THIRD, rotated=[]).first_bad == 5
 

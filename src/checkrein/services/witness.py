@@ -25,8 +25,8 @@ log = logging.getLogger("checkrein.witness")
 
 #: how long a witness that failed is left alone at the most, seconds
 _LONGEST_PAUSE_S = 300.0
-#: how long the end of the process waits for a witness that does not answer
-_PATIENCE_S = 15.0
+#: how long the end of the process waits for a witness that does not answer, seconds
+_PATIENCE_S = 2.0
 #: requests in which a witness and we must come to the same size
 _TRIES = 4
 _COSIGNED, _FORBIDDEN, _UNKNOWN, _CONFLICT, _INCONSISTENT = 200, 403, 404, 409, 422
