@@ -103,6 +103,7 @@ class Writer:
         #: device and inode of the database as this process found it, and of the WAL that its connection writes to
         self._file = _identity(path)
         self._log: tuple[int, int] | None = None
+        self._log_path = path.with_name(f"{path.name}-wal")
         self._queue_limit = queue_limit
         self._on_commit = on_commit
         self._queue: deque[_Job] = deque()
@@ -207,10 +208,6 @@ class Writer:
         return (self._file is None or _identity(self._path) == self._file) and (
             self._log is None or _identity(self._log_path) == self._log
         )
-
-    @property
-    def _log_path(self) -> Path:
-        return self._path.with_name(f"{self._path.name}-wal")
 
     def _refuse(self, jobs: list[_Job]) -> None:
         self.healthy = False
