@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from checkrein import config as configuration
 from checkrein.config import Config, Loaded, UpstreamConfig, WebhookConfig
+from checkrein.connectors.answerers import ModelAnswerer, Price, plain_answerer
 from checkrein.connectors.http import HttpUpstream, Timeouts
 from checkrein.connectors.webhook import Webhook, read_secret
 from checkrein.connectors.witness import HttpWitness
@@ -26,6 +27,7 @@ from checkrein.policy.explain import PolicyExplained
 from checkrein.services.approvals import Approvals
 from checkrein.services.arms import Arms
 from checkrein.services.audit import Audit
+from checkrein.services.gates import Answerer
 from checkrein.services.gateway import Gateway
 from checkrein.services.idempotency import Idempotency
 from checkrein.services.ids import noise
@@ -287,6 +289,34 @@ def dry_pdp(folder: Path | str) -> Pdp:
 def _trial(config: Config) -> Trial:
     facts = ConfiguredFacts(config)
     return lambda bundle: Pdp(bundle, facts, SystemClock(), environment=config.environment, turns=Turns())
+
+
+def answerer(name: str, loaded: Loaded) -> Answerer:
+    """What answers golden cases under this name: `upstream:NAME/MODEL`, `python:module:function`, `command:...`.
+
+    Raises `ConfigError` for a name that says nothing, `NotFound` for an upstream that is not configured.
+    """
+    kind, _, rest = name.partition(":")
+    if kind != "upstream":
+        found = plain_answerer(name)
+        if found is None:
+            hint = "write `upstream:NAME/MODEL`, `python:module:function`, `command:...`, `run:FILE` or a policy folder"
+            raise ConfigError(f"`{name[:100]}` answers nothing", hint=hint)
+        return found
+    alias, _, model = rest.partition("/")
+    given = loaded.config.upstreams.get(alias)
+    if given is None or not model:
+        hint = f"write `upstream:NAME/MODEL`; configured: {', '.join(loaded.config.upstreams) or 'none'}"
+        raise NotFound(f"no upstream `{alias[:100]}` with a model", hint=hint)
+    price = None
+    if given.price_in is not None or given.price_out is not None:
+        price = Price(given.price_in or 0.0, given.price_out or 0.0)
+    return ModelAnswerer(alias, upstream(alias, given, loaded), model, price)
+
+
+def production_pdp(opened: System, bundle: Bundle, environment: str) -> Pdp:
+    """A decision point on a bundle, as it would decide in this environment. Nothing it decides is recorded."""
+    return Pdp(bundle, ConfiguredFacts(opened.config), SystemClock(), environment=environment, turns=Turns())
 
 
 def proved_files(folder: Path | str) -> dict[str, bytes]:

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 from dotenv.parser import parse_stream
 
+from checkrein.flow.limits import Limits
 from checkrein.flow.rollout import Kind, Plan
 from checkrein.ledger.checkpoint import COSIGNATURE, VerifierKey
 from checkrein.model import BadRequest, ConfigError, Level, Outcome
@@ -60,6 +61,9 @@ class UpstreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     api_key_env: str = ""
     api_key_file: str = ""
     connect_timeout: float = 5.0
+    #: what 1,000 tokens cost, in and out, for the gate
+    price_in: float | None = None
+    price_out: float | None = None
     first_byte_timeout: float = 120.0
     idle_timeout: float = 60.0
     total_timeout: float = 600.0
@@ -103,6 +107,12 @@ class ApprovalsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retry_after: str = "5s"
 
 
+class GateConfig(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a challenger must keep to be promoted, and how many cases are asked at once."""
+
+    concurrency: int = 8
+
+
 class RolloutConfig(Plan, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How rollouts go, and who must agree to policies that loosen anything.
 
@@ -133,6 +143,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     witnesses: dict[str, WitnessConfig] = {}
     retention: Retention = Retention()
     rollout: RolloutConfig = RolloutConfig()
+    gate: GateConfig = GateConfig()
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -158,6 +169,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "approvals": ApprovalsConfig,
     "retention": Retention,
     "rollout": RolloutConfig,
+    "gate": GateConfig,
 }
 #: sections that hold one table for each name
 NAMED: dict[str, type[msgspec.Struct]] = {
@@ -320,6 +332,7 @@ def _check(config: Config, places: _Places) -> None:
     except BadRequest as error:
         raise places.error("approvals.retry_after", "is not a length of time", error.hint) from error
     _check_rollout(config.rollout, places)
+    _check_gate(config.gate, places)
     for name, days in {"days": config.retention.days, **config.retention.classes}.items():
         if days < FLOOR_DAYS:
             field = name if name == "days" else f"classes.{name}"
@@ -333,6 +346,15 @@ def _check(config: Config, places: _Places) -> None:
         _check_webhook(f"webhooks.{name}", webhook, places)
     for name, witness in config.witnesses.items():
         _check_witness(f"witnesses.{name}", witness, places)
+
+
+def _check_gate(given: GateConfig, places: _Places) -> None:
+    for field in ("latency_quantile", "error_rate", "margin", "alpha"):
+        if not 0 < getattr(given, field) < 1:
+            raise places.error(f"gate.{field}", "is not between 0 and 1", "1 % is `0.01`")
+    for field in ("latency_ms", "decision_ms", "cost_per_1000_tokens", "concurrency"):
+        if not 0 < getattr(given, field) < math.inf:
+            raise places.error(f"gate.{field}", "is not a positive number", "leave it out for the default")
 
 
 def _check_webhook(name: str, given: WebhookConfig, places: _Places) -> None:

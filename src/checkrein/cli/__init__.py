@@ -11,6 +11,7 @@
 `keys`       keys create, list, revoke, rotate-signer
 `bundle`     bundle build, sign, verify, show
 `webhooks`   webhooks list, test, retry
+`gate`       gate run, diff, import
 `rollout`    rollout start, list, status, watch, pause, resume, promote, abort, undo
 
 What needs the store, the server or the policies is imported inside the verbs, so that `--help` answers at once.

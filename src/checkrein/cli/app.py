@@ -18,6 +18,7 @@ from checkrein.cli import (
     decide,
     evidence,
     folder,
+    gate,
     keys,
     policies,
     privacy,
@@ -72,6 +73,7 @@ evidence.register(audit.app)
 privacy.register(audit.app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(bundle.app, name="bundle")
+app.add_typer(gate.app, name="gate")
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(webhooks.app, name="webhooks")
 

@@ -3,6 +3,7 @@
 `openai`  chat completions: body -> request, redacted body, error shapes
 `python`  `@governed` for functions
 `http`    the `Upstream` port over aiohttp
+`answerers` what answers golden cases: models, functions, commands
 `webhook` the `Hook` port: signed messages to systems outside
 `witness` the way to a C2SP tlog-witness, which is asked to cosign checkpoints
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from checkrein.flow.limits import Limits
 from checkrein.stats import intervals
 from checkrein.stats.intervals import Bounds
 
@@ -28,17 +29,6 @@ class State(enum.StrEnum):
     OPEN = "open"
     #: nothing to judge, such as costs without prices
     SKIPPED = "skipped"
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the challenger must keep. `margin` is how much worse than the champion it may be at most."""
-
-    latency_ms: float = 2000.0
-    latency_quantile: float = 0.95
-    error_rate: float = 0.01
-    cost_per_1000_tokens: float = 0.05
-    margin: float = 0.02
-    alpha: float = 0.05
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +74,12 @@ def judge(
     return Verdict(decide(checks), checks)
 
 
+def judge_policies(answers: Sequence[Answered], limits: Limits, more: Sequence[Check]) -> Verdict:
+    """Judge a policy bundle by its decisions: the time they take, and what was found of them elsewhere."""
+    checks = (*more, _latency(answers, limits))
+    return Verdict(decide(checks), checks)
+
+
 def decide(checks: Sequence[Check]) -> Outcome:
     """Nothing judged is no evidence."""
     states = {check.state for check in checks}
@@ -120,7 +116,7 @@ def _latency(answers: Sequence[Answered], limits: Limits) -> Check:
 def _cost(answers: Sequence[Answered], limits: Limits) -> Check:
     priced = [answer for answer in answers if answer.cost is not None and answer.tokens]
     if not priced:
-        told = "no price is known: give `price` to the upstream, or `cost` with the answers"
+        told = "no price is known: give the upstream `price_in` and `price_out`, or answers their `cost`"
         return Check(name="cost", state=State.SKIPPED, told=told)
     costs, thousands = [answer.cost or 0.0 for answer in priced], [answer.tokens / 1000 for answer in priced]
     found = intervals.ratio(costs, thousands, limits.alpha)

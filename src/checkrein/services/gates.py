@@ -15,7 +15,8 @@ from typing import Protocol
 
 import msgspec
 
-from checkrein.flow.promotion import Answered, Check, Limits, State, Verdict, judge
+from checkrein.flow.limits import Limits
+from checkrein.flow.promotion import Answered, Check, State, Verdict
 from checkrein.model import Decision, Request, UpstreamUnavailable
 from checkrein.model.json import canonical
 from checkrein.ports import Store, Unit
@@ -24,18 +25,19 @@ from checkrein.services.golden import Golden, digest
 from checkrein.services.scoring import Judge, score
 
 VERDICT = "gate.verdict"
-#: differences that a record names
-MAX_NAMED = 20
+#: cases that a check names, and how often a policy bundle decides each
+MAX_NAMED, REPEATS = 20, 5
 CHAMPION, CHALLENGER = "champion", "challenger"
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
-    """What an arm said. `cost` is None where no price is known."""
+    """What an arm said. `cost` is None where no price is known; `score` is given by runs that were scored elsewhere."""
 
     text: str
     tokens: int = 0
     cost: float | None = None
     latency_ms: float | None = None
+    score: float | None = None
 
 
 class Answerer(Protocol):
@@ -111,6 +113,7 @@ async def _answered(case: Golden, arm: str, answerer: Answerer, judged_by: Judge
         return Line(arm=arm, answered=Answered(case=case.id, ok=False, latency_ms=took, score=0.0, error=str(error)))
     took = said.latency_ms if said.latency_ms is not None else (perf_counter() - begun) * 1000
     found = await score(case, said.text, judged_by)
+    found = said.score if found is None else found
     answered = Answered(case=case.id, ok=True, latency_ms=took, score=found, tokens=said.tokens, cost=said.cost)
     return Line(arm=arm, answered=answered, text=said.text)
 
@@ -135,16 +138,39 @@ def governance(cases: Sequence[Golden], decide: Callable[[Request], Decision]) -
     return Check(name="governance", state=State.PASSED, told=told, value=0.0, limit=0.0)
 
 
-def decided(cases: Sequence[Golden], decide: Callable[[Request], Decision]) -> list[Answered]:
-    """A policy bundle's answers to golden actions: right is what the label says, and the time is the decision's."""
-    answers = []
+def policy_checks(
+    cases: Sequence[Golden], stable: Callable[[Request], Decision], candidate: Callable[[Request], Decision]
+) -> tuple[list[Answered], list[Check]]:
+    """A policy bundle on golden actions. Deciding is no matter of chance: nothing is left open but the time it takes.
+
+    Each action is decided `REPEATS` times, so that few cases bound the latency too.
+    """
+    answers, erring, changed = [], [], []
     for case in cases:
-        begun = perf_counter()
-        made = decide(case.request)
-        took = (perf_counter() - begun) * 1000
-        right = float(made.outcome is case.expect)
-        answers.append(Answered(case=case.id, ok=not made.errors, latency_ms=took, score=right))
-    return answers
+        for _ in range(REPEATS):
+            begun = perf_counter()
+            made = candidate(case.request)
+            took = (perf_counter() - begun) * 1000
+            right = float(made.outcome is case.expect)
+            answers.append(Answered(case=case.id, ok=not made.errors, latency_ms=took, score=right))
+        if made.errors:
+            erring.append(f"{case.place}: `{made.errors[0].policy}`")
+        before = stable(case.request).outcome
+        if before is not made.outcome:
+            changed.append(f"{case.place}: {before.name} becomes {made.outcome.name}")
+    state = State.FAILED if erring else State.PASSED
+    told = _listed(f"in {len(erring)} of {len(cases)} golden actions a policy errs", erring)
+    named = _listed(f"{len(changed)} golden actions are decided otherwise than now", changed)
+    return answers, [
+        governance(cases, candidate),
+        Check(name="erring policies", state=state, told=told, value=float(len(erring)), limit=0.0),
+        Check(name="changes", state=State.SKIPPED, told=named, value=float(len(changed))),
+    ]
+
+
+def _listed(what: str, items: Sequence[str]) -> str:
+    more = f" and {len(items) - MAX_NAMED} more" if len(items) > MAX_NAMED else ""
+    return f"{what}: {'; '.join(items[:MAX_NAMED])}{more}" if items else what
 
 
 # --- the verdict
@@ -188,15 +214,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def report(
-    kind: str,
-    champion: str,
-    challenger: str,
-    cases: Sequence[Golden],
-    answers: Mapping[str, Sequence[Answered]],
-    limits: Limits,
-    more: Sequence[Check],
+    kind: str, champion: str, challenger: str, cases: Sequence[Golden], limits: Limits, verdict: Verdict
 ) -> Report:
-    verdict = judge(answers.get(CHAMPION, ()), answers.get(CHALLENGER, ()), limits, more)
     return Report(
         id="gat_" + secrets.token_hex(8),
         kind=kind,

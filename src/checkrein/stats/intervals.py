@@ -1,15 +1,15 @@
 """What a sample proves: bounds on proportions, quantiles and differences, and the sample that would be needed.
 
 Exact where that is possible; every bound is one-sided at `alpha` on each side, since a limit is crossed on one side.
+scipy takes half a second to load, so it is loaded where it is needed: a server that never judges never waits for it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import NamedTuple
-
-from scipy.special import bdtr, betaincinv, ndtri
 
 
 class Bounds(NamedTuple):
@@ -24,6 +24,8 @@ def proportion(hits: int, count: int, alpha: float = 0.05) -> Bounds:
     """Clopper and Pearson's exact bounds of a proportion (1934). Nothing seen proves nothing."""
     if count <= 0:
         return Bounds(0.0, math.nan, 1.0)
+    from scipy.special import betaincinv
+
     low = float(betaincinv(hits, count - hits + 1, alpha)) if hits else 0.0
     high = float(betaincinv(hits + 1, count - hits, 1 - alpha)) if hits < count else 1.0
     return Bounds(low, hits / count, high)
@@ -43,6 +45,8 @@ def quantile(values: Sequence[float], q: float, alpha: float = 0.05) -> Bounds:
     count = len(ordered)
     if not count:
         return Bounds(-math.inf, math.nan, math.inf)
+    from scipy.special import bdtr
+
     # the number of values below the quantile is binomial(count, q): bdtr(k, n, p) is P(X <= k)
     low = next((k for k in range(count, 0, -1) if bdtr(k - 1, count, q) <= alpha), 0)
     high = next((k for k in range(1, count + 1) if bdtr(k - 1, count, q) >= 1 - alpha), count + 1)
@@ -62,7 +66,7 @@ def ratio(above: Sequence[float], below: Sequence[float], alpha: float = 0.05) -
         return Bounds(-math.inf, math.nan if total <= 0 else math.fsum(above) / total, math.inf)
     value = math.fsum(above) / total
     spread = math.fsum((a - value * b) ** 2 for a, b in zip(above, below, strict=True))
-    error = float(ndtri(1 - alpha)) * math.sqrt(spread * count / (count - 1)) / total
+    error = _z(1 - alpha) * math.sqrt(spread * count / (count - 1)) / total
     return Bounds(value - error, value, value + error)
 
 
@@ -76,11 +80,16 @@ def paired_difference(gained: int, lost: int, count: int, alpha: float = 0.05) -
         return Bounds(-1.0, math.nan, 1.0)
     one, other, all = gained + 0.5, lost + 0.5, count + 2.0
     centre = (one - other) / all
-    error = float(ndtri(1 - alpha)) * math.sqrt(max(0.0, (one + other) - (one - other) ** 2 / all)) / all
+    error = _z(1 - alpha) * math.sqrt(max(0.0, (one + other) - (one - other) ** 2 / all)) / all
     return Bounds(max(-1.0, centre - error), (gained - lost) / count, min(1.0, centre + error))
 
 
 def cases_for_difference(margin: float, discordant: float, alpha: float = 0.05, power: float = 0.8) -> int:
     """Pairs needed to prove that a difference is not below `-margin`, if `discordant` of them differ and it is zero."""
-    z = float(ndtri(1 - alpha) + ndtri(power))
+    z = _z(1 - alpha) + _z(power)
     return math.ceil(z * z * max(discordant, 1e-9) / (margin * margin))
+
+
+def _z(share: float) -> float:
+    """The quantile of the normal distribution."""
+    return NormalDist().inv_cdf(share)
