@@ -65,6 +65,7 @@ SETTABLE = [
 
 #: another value, where neither the next number nor `9s` is one
 OTHER = {
+    "gate.latency_quantile": "0.9",
     "rollout.stages": "20, 100",
     "rollout.approvers": "2 of finance",
     "retention.results": "false",
