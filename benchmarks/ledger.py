@@ -18,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations, product
 from pathlib import Path
 from unittest import mock
 
@@ -223,33 +224,37 @@ def _fill(store: SqliteStore, records: int) -> None:
 
 
 def _lists(reader: SqliteReader, size: int) -> None:
+    """Each filter, then two and three of them together: those that fit much, little, almost never and never."""
     audit = Audit(reader)
-    middle = audit.show(size // 2)
-    queries: dict[str, dict[str, object]] = {
-        "newest": {},
-        "outcome, rare": {"outcome": "deny"},
-        "risk, rare": {"risk": "red"},
-        "risk, common": {"risk": "green"},
-        "user": {"user": "user3"},
-        "agent": {"agent": "bot3"},
-        "action": {"action": "tool3"},
-        "trace": {"trace_id": middle.trace_id},
-        "one second": {"since_us": middle.ts_us, "until_us": middle.ts_us + 1_000_000},
-        "kinds": {"kinds": ("decision", "execution.unknown")},
-        "user and outcome": {"user": "user3", "outcome": "deny"},
-        "user and action": {"user": "user3", "action": "tool3"},
-        "risk and outcome": {"risk": "red", "outcome": "deny"},
-        "agent and risk": {"agent": "bot3", "risk": "red"},
-        "user, none": {"user": "nobody"},
-        "common and none": {"risk": "green", "agent": "nobody"},
-        "old, rare and time": {"outcome": "deny", "until_us": middle.ts_us},
+    middle, late = audit.show(size // 2), audit.show(size - size // 1000)
+    values: dict[str, tuple[object, ...]] = {
+        "outcome": ("allow", "deny", "nothing"),
+        "risk": ("green", "red", "amber"),
+        "user": ("user3", "nobody"),
+        "agent": ("bot3", "nobody"),
+        "action": ("tool3", "nothing"),
+        "policy": ("use-tools", "nothing"),
+        "kinds": (("decision",), ("execution.started", "execution.finished"), ("execution.unknown",)),
+        "since_us": (middle.ts_us, late.ts_us),
+        "until_us": (middle.ts_us,),
+        "trace_id": (middle.trace_id, "ab" * 16),
+        "approval": ("apr_1",),
     }
-    print(f"\nlist of 100 newest first, of {size:,} records{'found':>16}{'ms':>10}")
-    for name, given in queries.items():
-        query = RecordQuery(limit=100, newest_first=True, **given)  # type: ignore[arg-type]
-        begun = time.perf_counter()
-        found = len(list(audit.records(query)))
-        print(f"{name:<40}{found:>18}{(time.perf_counter() - begun) * 1000:>10.1f}")
+    filters = [(name, value) for name, options in values.items() for value in options]
+    print(f"\nlist of 100, of {size:,} records{'queries':>16}{'median ms':>12}{'worst ms':>10}")
+    for together, order in product((0, 1, 2, 3), (True, False)):
+        chosen = [dict(some) for some in combinations(filters, together) if len(dict(some)) == together]
+        taken = sorted((_listed(audit, given, order), str(given)) for given in chosen)
+        words = f"{together} filters, {'newest' if order else 'oldest'} first"
+        median, (worst, which) = taken[len(taken) // 2][0], taken[-1]
+        print(f"{words:<32}{len(taken):>13,}{median:>12.1f}{worst:>10.1f}  {which}")
+
+
+def _listed(audit: Audit, given: Mapping[str, object], newest_first: bool) -> float:
+    query = RecordQuery(limit=100, newest_first=newest_first, **given)  # type: ignore[arg-type]
+    begun = time.perf_counter()
+    list(audit.records(query))
+    return (time.perf_counter() - begun) * 1000
 
 
 if __name__ == "__main__":

@@ -61,7 +61,10 @@ class Unit(msgspec.Struct, frozen=True):
 
 
 class RecordQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Filters for records; an empty value filters nothing. Times in microseconds since 1970, UTC."""
+    """Filters for records; an empty value filters nothing. Times in microseconds since 1970, UTC.
+
+    A time is met from `since_us` on and before `until_us`.
+    """
 
     kinds: tuple[str, ...] = ()
     trace_id: str = ""
@@ -71,9 +74,13 @@ class RecordQuery(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str = ""
     risk: str = ""
     approval: str = ""
+    #: one that decided, erred, or asked for the approval
+    policy: str = ""
     since_us: int = 0
     until_us: int = 0
     after_seq: int = -1
+    #: only numbers below this one; 0 for all
+    before_seq: int = 0
     limit: int = 0
     newest_first: bool = False
 

@@ -148,6 +148,30 @@ def test_records_are_found_by_every_facet(store: Store, made: Made) -> None:
     assert numbers(store, risk="amber", user="alice") == [0, 2]
     assert numbers(store, approval="apr_1") == [2, 3]
     assert numbers(store, trace_id="t") == [3]
+    assert numbers(store, trace_id="t", outcome="deny") == []
+    assert numbers(store, approval="apr_1", kinds=("decision",)) == [2]
+
+
+def test_records_are_found_by_every_policy_they_name(store: Store, made: Made) -> None:
+    decided = {"evaluation_id": "evl_1", "outcome": "deny", "risk": {"level": "red"}}
+    erred = {**decided, "policies": ["p1", "p2"], "errors": [{"policy": "p3", "message": "no such attribute"}]}
+    store.commit(
+        Unit(
+            (
+                made.draft("decision", decision={**decided, "policies": ["p1", "p1"]}),
+                made.draft("decision", decision=erred),
+                made.draft("approval.requested", approval={"id": "apr_1", "policies": ["p2"]}),
+                made.draft("decision", decision={**decided, "policies": "p1"}),
+                made.draft("decision", decision={**decided, "policies": [1, None, ""], "errors": [7, {"policy": []}]}),
+            )
+        )
+    ).result()
+    assert numbers(store, policy="p1") == [0, 1]
+    assert numbers(store, policy="p2") == [1, 2]
+    assert numbers(store, policy="p2", outcome="deny") == [1]
+    assert numbers(store, policy="p3", newest_first=True) == [1]
+    assert numbers(store, policy="p2", approval="apr_1") == [2]
+    assert numbers(store, policy="p4") == []
 
 
 def test_records_are_cut_by_time_number_and_count(store: Store, made: Made, clock: Any) -> None:
@@ -161,6 +185,9 @@ def test_records_are_cut_by_time_number_and_count(store: Store, made: Made, cloc
     assert numbers(store, since_us=start + 1000) == []
     assert numbers(store, after_seq=3) == [4, 5]
     assert numbers(store, after_seq=3, newest_first=True) == [5, 4]
+    assert numbers(store, before_seq=2) == [0, 1]
+    assert numbers(store, before_seq=99, kinds=("x",), after_seq=4) == [5]
+    assert numbers(store, after_seq=3, before_seq=2) == []
     assert numbers(store, limit=2) == [0, 1]
     assert numbers(store, limit=2, newest_first=True) == [5, 4]
 
@@ -180,9 +207,11 @@ def test_long_listings_are_complete_and_in_order(store: Store, made: Made) -> No
             "kinds": st.sampled_from([("decision",), ("decision", "system.note"), ("x",)]),
             "user": st.sampled_from(["alice", "bob"]),
             "outcome": st.sampled_from(["allow", "deny"]),
+            "policy": st.sampled_from(["p0", "p1", "p2"]),
             "since_us": st.integers(0, 8),
             "until_us": st.integers(1, 9),
             "after_seq": st.integers(-1, 20),
+            "before_seq": st.integers(0, 21),
             "limit": st.integers(0, 5),
             "newest_first": st.booleans(),
         },
@@ -195,6 +224,7 @@ def test_every_filter_means_what_a_plain_reading_of_it_means(store: Store, made:
             clock.us = start + at // 3
             other = made.draft("system.note", actor={"id": "alice"})
             draft = made.decision(at, ("allow", "deny")[at % 2], user=("alice", "bob")[at % 3 == 0])
+            draft.body["decision"]["policies"] = [f"p{at % 2}", f"p{at % 5}"]
             store.commit(Unit((draft if at % 4 else other,))).result()
     times = {name: start + given[name] for name in ("since_us", "until_us") if name in given}
     query = RecordQuery(**{**given, **times})
@@ -207,7 +237,9 @@ def test_every_filter_means_what_a_plain_reading_of_it_means(store: Store, made:
             and (not query.outcome or body.get("decision", {}).get("outcome") == query.outcome)
             and record.ts_us >= query.since_us
             and (not query.until_us or record.ts_us < query.until_us)
+            and (not query.policy or query.policy in body.get("decision", {}).get("policies", []))
             and record.seq > query.after_seq
+            and (not query.before_seq or record.seq < query.before_seq)
         )
 
     expected = [record for record in store.records(ALL) if fits(record)]

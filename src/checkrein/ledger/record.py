@@ -75,6 +75,7 @@ class Prepared(msgspec.Struct, frozen=True):
     trace_id: str
     body: msgspec.Raw
     found: tuple[str | None, ...]
+    policies: tuple[str, ...] = ()
 
     @property
     def evaluation(self) -> str | None:
@@ -149,7 +150,8 @@ def prepare(draft: Draft) -> Prepared:
     """The draft's body as bytes. Raises `ValueError` for values the ledger does not admit."""
     if not (draft.kind.isascii() and draft.trace_id.isascii()):
         raise ValueError("kind and trace id are ASCII")
-    return Prepared(draft.kind, draft.trace_id, msgspec.Raw(canonical(draft.body)), found_under(draft.body))
+    body = msgspec.Raw(canonical(draft.body))
+    return Prepared(draft.kind, draft.trace_id, body, found_under(draft.body), policies(draft.body))
 
 
 def place(prepared: Prepared, *, seq: int, id: str, ts_us: int) -> Record:
@@ -223,6 +225,22 @@ def found_under(body: Mapping[str, object]) -> tuple[str | None, ...]:
         evaluation = _text(evaluation) or get("evaluation_id")
     found = (user, agent, name, outcome, level, held, evaluation)
     return tuple([value if type(value) is str and value else _text(value) for value in found])
+
+
+def policies(body: Mapping[str, object]) -> tuple[str, ...]:
+    """The policies a record is found by, each once: that decided, that erred, and that asked for an approval."""
+    decided, approval = body.get("decision"), body.get("approval")
+    found: list[object] = []
+    if decided is not None:
+        found += _items(_mapping(decided).get("policies"))
+        found += [_mapping(error).get("policy") for error in _items(_mapping(decided).get("errors"))]
+    if approval is not None:
+        found += _items(_mapping(approval).get("policies"))
+    return tuple(dict.fromkeys(name for name in found if isinstance(name, str) and name))
+
+
+def _items(value: object) -> Sequence[object]:
+    return value if isinstance(value, list | tuple) else ()
 
 
 def _mapping(value: object) -> Mapping[str, object]:

@@ -13,8 +13,8 @@
 `rollouts`   another version in stages: started and steered by people, judged by whoever ticks; `counting` counts
 `arms`       which version decides or answers: stable, promoted in its place, or a canary under way
 `outbox`     tells webhooks of every record, at least once and in order; `cloudevents` is what they are told
-`gates`      champion and challenger on golden cases; `golden` reads them, `scoring` scores, `verdicts` reports, `imports`
-             takes runs of other tools
+`gates`      champion and challenger on golden cases; `golden` reads them, `scoring` scores, `verdicts` reports and
+             `imports` takes runs of other tools
 `recovery`   after a crash: a start without an end becomes `execution.unknown`
 `turns`      prompts in flight, so that an agent gateway's tool calls are decided for the person
 `ids`        unguessable ids

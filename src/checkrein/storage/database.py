@@ -3,7 +3,8 @@
 WAL with synchronous FULL: a commit is on disk before it returns. Empty facets are NULL and the indexes leave
 them out. `spine` holds the root of the largest perfect subtree that ends at every 256th record, so that the
 tree at any size is known from a few rows; it is only a memory aid, checked against signed roots and made anew
-when it is wrong. `running` are the executions that have a start and no end.
+when it is wrong. `running` are the executions that have a start and no end. What finds records by several
+filters at once stands in `shapes`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import apsw
 from checkrein.ledger.rotation import KIND
 from checkrein.ledger.tree import Frontier
 from checkrein.model import CheckreinError, ConfigError, LedgerInvalid, StoreUnavailable
+from checkrein.storage import shapes
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 #: "CHKR", so that another program's database is never mistaken for a ledger
 _APPLICATION = 0x43484B52
 SPINE_STEP = 256
@@ -34,12 +36,8 @@ CREATE TABLE record (
     user TEXT, agent TEXT, action TEXT, outcome TEXT, risk TEXT, approval TEXT, evaluation TEXT,
     leaf BLOB NOT NULL,
     data BLOB NOT NULL
-) STRICT; CREATE INDEX record_kind ON record (kind); CREATE INDEX record_ts ON record (ts_us); CREATE INDEX
-record_trace ON record (trace_id) WHERE trace_id IS NOT NULL; CREATE INDEX record_user ON record (user) WHERE
-user IS NOT NULL; CREATE INDEX record_agent ON record (agent) WHERE agent IS NOT NULL; CREATE INDEX
-record_action ON record (action) WHERE action IS NOT NULL; CREATE INDEX record_outcome ON record (outcome)
-WHERE outcome IS NOT NULL; CREATE INDEX record_risk ON record (risk) WHERE risk IS NOT NULL; CREATE INDEX
-record_approval ON record (approval) WHERE approval IS NOT NULL; CREATE TRIGGER record_stays BEFORE UPDATE ON
+) STRICT; CREATE INDEX record_trace ON record (trace_id) WHERE trace_id IS NOT NULL; CREATE INDEX record_approval
+ON record (approval) WHERE approval IS NOT NULL; CREATE TRIGGER record_stays BEFORE UPDATE ON
 record BEGIN SELECT RAISE(ABORT, 'a record never changes'); END; CREATE TRIGGER record_remains BEFORE DELETE
 ON record BEGIN SELECT RAISE(ABORT, 'a record never goes'); END; CREATE TABLE head (one INTEGER PRIMARY KEY
 CHECK (one = 1), frontier BLOB NOT NULL, ts_us INTEGER NOT NULL) STRICT; CREATE TABLE spine (size INTEGER
@@ -80,10 +78,13 @@ def _make_tables(connection: apsw.Connection, path: Path) -> None:
     check_version(connection, path)
     connection.pragma("journal_mode", "wal")
     with connection:
-        if connection.pragma("user_version") == 0:
+        version = connection.pragma("user_version")
+        if version == 0:
             connection.execute(_SCHEMA)
             connection.execute("INSERT INTO head VALUES (1, ?, 0)", (Frontier().to_bytes(),))
             connection.pragma("application_id", _APPLICATION)
+        if version < SCHEMA_VERSION:
+            shapes.prepare(connection)
             connection.pragma("user_version", SCHEMA_VERSION)
 
 
@@ -98,6 +99,7 @@ def expected_schema() -> dict[str, str]:
     connection = apsw.Connection(":memory:")
     try:
         connection.execute(_SCHEMA)
+        shapes.prepare(connection)
         return schema(connection)
     finally:
         connection.close()

@@ -7,7 +7,9 @@ A walk through the records uses none of these, so one that was tampered with hid
 from __future__ import annotations
 
 import apsw
+import msgspec
 
+from checkrein.storage import shapes
 from checkrein.storage.database import expected_schema, schema
 
 #: what is listed; a ruined file has thousands
@@ -17,7 +19,7 @@ _ENDS = ("execution.finished", "execution.unknown")
 
 def index_problems(connection: apsw.Connection) -> list[str]:
     """What is wrong, one line each; nothing if all is as the records say."""
-    return [*_tables(connection), *_entries(connection), *_running(connection)][:_MOST]
+    return [*_tables(connection), *_entries(connection), *_running(connection), *_shapes(connection)][:_MOST]
 
 
 def _tables(connection: apsw.Connection) -> list[str]:
@@ -44,3 +46,31 @@ def _running(connection: apsw.Connection) -> list[str]:
     listed = {(name, seq) for name, seq in connection.execute("SELECT evaluation, seq FROM running")}
     differ = sorted(seq for _, seq in listed.symmetric_difference(open_.items()))
     return [f"record {seq} is wrongly listed as running, or not listed" for seq in dict.fromkeys(differ)]
+
+
+def _shapes(connection: apsw.Connection) -> list[str]:
+    """The records whose shape is missing, or is not what they hold; lists go by these."""
+    differs = " OR ".join(f"coalesce(record.{name}, '') <> found.{name}" for name in shapes.FACETS)
+    sql = f"""
+        SELECT record.seq, record.data, found.policies, found.seq IS NULL OR record.kind <> found.kind OR {differs}
+        FROM record LEFT JOIN (SELECT * FROM shaped JOIN shape ON shape.id = shaped.shape) AS found USING (seq)
+        ORDER BY record.seq
+    """  # noqa: S608 - names only
+    wrong = [
+        seq for seq, data, listed, other in connection.execute(sql) if other or shapes.named(data) != _listed(listed)
+    ]
+    records, shaped = (connection.execute(f"SELECT count(*) FROM {name}").get for name in ("record", "shaped"))  # noqa: S608
+    found = [f"record {seq} is not listed under what it is" for seq in wrong]
+    if not found and records != shaped:
+        found = [f"{shaped} places in lists stand for {records} records"]
+    under: dict[int, set[str]] = {}
+    for policy, shape in connection.execute("SELECT policy, shape FROM shape_policy"):
+        under.setdefault(shape, set()).add(policy)
+    listed = {id: set(_listed(policies)) for id, policies in connection.execute("SELECT id, policies FROM shape")}
+    if not found and under != {id: names for id, names in listed.items() if names}:
+        found = ["policies are not listed under what they decided"]
+    return found
+
+
+def _listed(policies: str) -> tuple[str, ...]:
+    return msgspec.json.decode(policies, type=tuple[str, ...])

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 
 from checkrein.ledger import Head, Record
-from checkrein.ledger.record import Facets, Prepared, place, prepare
+from checkrein.ledger.record import Facets, Prepared, place, policies, prepare
 from checkrein.ledger.tree import Frontier, leaf_hash
 from checkrein.ledger.verify import Entry, Snapshot
 from checkrein.model import StoreConflict, StoreUnavailable
@@ -63,7 +63,7 @@ class MemoryStore:
     def records(self, query: RecordQuery) -> Iterator[Record]:
         """Records by sequence number. `since_us` is inclusive, `until_us` exclusive."""
         with self._reading():
-            entries = self._entries[query.after_seq + 1 :]
+            entries = self._entries[query.after_seq + 1 : query.before_seq or None]
         found = [entry.record for entry in entries if _fits(entry.record, entry.facets, query)]
         if query.newest_first:
             found.reverse()
@@ -155,6 +155,7 @@ def _fits(record: Record, facets: Facets, query: RecordQuery) -> bool:
         (not query.kinds or record.kind in query.kinds)
         and query.trace_id in ("", record.trace_id)
         and all(getattr(query, name) in ("", getattr(facets, name)) for name in _FACETS)
+        and (not query.policy or query.policy in policies(record.body))
         and record.ts_us >= query.since_us
         and (not query.until_us or record.ts_us < query.until_us)
     )

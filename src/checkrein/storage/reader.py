@@ -7,19 +7,21 @@ in its own short transaction; the log only grows, so the pages fit together.
 from __future__ import annotations
 
 import contextlib
-import heapq
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import apsw
 
 from checkrein.ledger import Head, Record
-from checkrein.ledger.record import Facets
+from checkrein.ledger.record import Facets, policies
 from checkrein.ledger.section import RUN, Section
 from checkrein.ledger.tree import HASH_BYTES
 from checkrein.ledger.verify import Entry, Snapshot
 from checkrein.model import ConfigError, LedgerInvalid, StoreUnavailable
 from checkrein.ports import RecordQuery, Row
+from checkrein.storage import shapes
 from checkrein.storage.database import check_version, connect, read_frontier, rotated, trouble
 from checkrein.storage.files import DataDir
 from checkrein.storage.indexes import index_problems
@@ -27,7 +29,6 @@ from checkrein.storage.walkers import Runs, walked
 
 _PAGE = 256
 _POOLED = 8
-_COUNTED = 10_000
 _RECORD = "SELECT seq, id, kind, trace_id, ts_us, data FROM record "
 _FACETS = ("user", "agent", "action", "outcome", "risk", "approval")
 _TEXTS = ("id", "kind", "trace_id", *_FACETS, "evaluation")
@@ -73,17 +74,9 @@ class SqliteReader:
     def records(self, query: RecordQuery) -> Iterator[Record]:
         """Records by sequence number. `since_us` is inclusive, `until_us` exclusive."""
         low, high = self._bounds(query)
-        left = query.limit or high
-        while left > 0 and low < high:
-            page = self._page(query, low, high, min(left, _PAGE))
-            yield from page
-            if len(page) < min(left, _PAGE):
-                return
-            left -= len(page)
-            if query.newest_first:
-                high = page[-1].seq
-            else:
-                low = page[-1].seq + 1
+        merge = self._merge(query, low, high)
+        found = self._walk(query, low, high) if merge is None else self._merged(merge, query.limit)
+        return islice(found, query.limit or None)
 
     def record(self, id: str) -> Record | None:
         """The record with this id."""
@@ -167,36 +160,61 @@ class SqliteReader:
 
     def _bounds(self, query: RecordQuery) -> tuple[int, int]:
         """First and last + 1 sequence number the query can meet; times become numbers, as both only rise."""
-        by_time = "SELECT seq FROM record WHERE ts_us >= ? ORDER BY ts_us, seq LIMIT 1"
         with self._connection() as connection:
             top = connection.execute("SELECT max(seq) FROM record").get
             low, high = query.after_seq + 1, 0 if top is None else top + 1
-            if query.since_us and low < high:
-                first = connection.execute(by_time, (query.since_us,)).get
-                low = high if first is None else max(low, first)
-            if query.until_us and low < high:
-                end = connection.execute(by_time, (query.until_us,)).get
-                high = high if end is None else min(high, end)
+            high = max(low, min(high, query.before_seq or high))
+
+            def time(seq: int) -> int:
+                found: int = connection.execute(
+                    "SELECT ts_us FROM record WHERE seq >= ? ORDER BY seq LIMIT 1", (seq,)
+                ).get
+                return found
+
+            if query.since_us:
+                low += bisect_left(range(low, high), query.since_us, key=time)
+            if query.until_us:
+                high = low + bisect_left(range(low, high), query.until_us, key=time)
         return low, high
 
-    def _page(self, query: RecordQuery, low: int, high: int, limit: int) -> list[Record]:
-        """One query for each kind: every one then reads a single index in order and stops at `limit`."""
-        where, values = ["seq >= ?", "seq < ?"], [low, high]
-        tests: list[tuple[str, str]] = [(name, getattr(query, name)) for name in ("trace_id", *_FACETS)]
-        filters = [(name, wanted) for name, wanted in tests if wanted]
-        order = "DESC" if query.newest_first else "ASC"
-        pages: list[list[Record]] = []
+    def _merge(self, query: RecordQuery, low: int, high: int) -> shapes.Merge | None:
+        """What finds the records by their shapes; None if walking through them is better, or the only way."""
+        tests = [(name, getattr(query, name)) for name in (*shapes.FACETS, "policy") if getattr(query, name)]
+        if query.trace_id or query.approval or not (tests or query.kinds):
+            return None
         with self._connection() as connection:
-            for kind in query.kinds or ("",):
-                test = [*filters, ("kind", kind)] if kind else filters
-                lead = _rarest(connection, test)
-                # a unary plus keeps a test out of the choice of index
-                clauses = " AND ".join([*where, *(f"{'' if name == lead else '+'}{name} = ?" for name, _ in test)])
-                sql = f"{_RECORD}WHERE {clauses} ORDER BY seq {order} LIMIT ?"
-                found = connection.execute(sql, (*values, *(wanted for _, wanted in test), limit)).fetchall()
-                pages.append([_record(row) for row in found])
-        merged = heapq.merge(*pages, key=lambda record: record.seq, reverse=query.newest_first)
-        return [record for record, _ in zip(merged, range(limit), strict=False)]
+            if connection.pragma("user_version") < shapes.SINCE_VERSION:
+                return None
+            return shapes.find(connection, tests, query.kinds, low, high, newest_first=query.newest_first)
+
+    def _merged(self, merge: shapes.Merge, limit: int) -> Iterator[Record]:
+        size = min(limit or _PAGE, _PAGE)
+        while True:
+            with self._connection() as connection:
+                found = merge.take(connection, size)
+                rows = [connection.execute(_RECORD + "WHERE seq = ?", (seq,)).fetchone() for seq in found]
+            yield from (_record(row) for row in rows if row)
+            if len(found) < size:
+                return
+
+    def _walk(self, query: RecordQuery, low: int, high: int) -> Iterator[Record]:
+        """Every record in order, or every one of a trace or an approval, as far as it passes the tests."""
+        tests = [(name, getattr(query, name)) for name in ("approval", "trace_id", *shapes.FACETS)]
+        tests = [(name, wanted) for name, wanted in tests if wanted]
+        # a unary plus keeps a test out of the choice of index: the first is the most selective
+        clauses = ["seq >= ?", "seq < ?", *(f"{'+' * bool(at)}{name} = ?" for at, (name, _) in enumerate(tests))]
+        if query.kinds:
+            clauses.append(f"kind IN ({', '.join('?' * len(query.kinds))})")
+        order = "DESC" if query.newest_first else "ASC"
+        sql = f"{_RECORD}WHERE {' AND '.join(clauses)} ORDER BY seq {order} LIMIT {_PAGE}"
+        wanted = [*(wanted for _, wanted in tests), *query.kinds]
+        while low < high:
+            with self._connection() as connection:
+                page = [_record(row) for row in connection.execute(sql, (low, high, *wanted)).fetchall()]
+            yield from (each for each in page if not query.policy or query.policy in policies(each.body))
+            if len(page) < _PAGE:
+                return
+            low, high = (low, page[-1].seq) if query.newest_first else (page[-1].seq + 1, high)
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[apsw.Connection]:
@@ -229,14 +247,6 @@ class SqliteReader:
     def _trouble(self, error: apsw.Error) -> LedgerInvalid | StoreUnavailable:
         meant = trouble(error, self.files.database)
         return meant if isinstance(meant, LedgerInvalid | StoreUnavailable) else StoreUnavailable(str(meant))
-
-
-def _rarest(connection: apsw.Connection, tests: list[tuple[str, str]]) -> str:
-    """The test that the fewest records pass, counted in its index, but no further than pays."""
-    if len(tests) < 2:
-        return tests[0][0] if tests else ""
-    sql = "SELECT count(*) FROM (SELECT 1 FROM record WHERE {} = ? LIMIT {})"
-    return min(tests, key=lambda test: connection.execute(sql.format(test[0], _COUNTED), (test[1],)).get)[0]
 
 
 def _record(values: tuple[Any, ...]) -> Record:

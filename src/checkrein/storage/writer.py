@@ -25,6 +25,7 @@ from checkrein.ledger.tree import Frontier, leaf_hash
 from checkrein.model import CheckreinError, StoreConflict, StoreUnavailable
 from checkrein.ports import Save, Unit
 from checkrein.storage.database import connect, grown, read_frontier, settle, trouble
+from checkrein.storage.shapes import Shape, Shapes, shape
 from checkrein.storage.units import Stamper, Written, checked, conflict, unrecordable
 
 #: units in one transaction
@@ -69,6 +70,7 @@ class _Batch:
         self.leaves: list[bytes] = []
         self.rows: list[tuple[_Cell, ...]] = []
         self.last: Record | None = None
+        self.shaped: list[tuple[Shape, int]] = []
         #: executions that start in this batch, and all that end in it
         self.started: dict[str, int] = {}
         self.ended: set[str] = set()
@@ -114,6 +116,7 @@ class Writer:
         self._connection: apsw.Connection | None = None
         self._size = -1
         self._wal_pages = 0
+        self._shapes = Shapes()
         #: the batch whose COMMIT has begun
         self._committing: _Batch | None = None
         #: how often the disk refused since it is not known what is on it
@@ -248,6 +251,7 @@ class Writer:
         for job in jobs:
             batch.answers.append((job.future, self._apply(connection, batch, job)))
         connection.executemany(_INSERT, batch.rows)
+        self._shapes.write(connection, batch.shaped)
         frontier, spine = grown(frontier, batch.leaves)
         connection.executemany("INSERT OR REPLACE INTO spine VALUES (?, ?)", spine)
         connection.executemany("DELETE FROM running WHERE evaluation = ?", [(ended,) for ended in batch.ended])
@@ -291,6 +295,7 @@ class Writer:
             batch.leaves.append(leaf)
             named = (record.seq, record.id, record.kind, record.trace_id or None, record.ts_us)
             batch.rows.append((*named, *draft.found, leaf, record.data))
+            batch.shaped.append((shape(record.kind, draft.found, draft.policies), record.seq))
             if record.kind == "execution.started" and draft.evaluation:
                 batch.started.setdefault(draft.evaluation, record.seq)
             elif record.kind in _ENDS and draft.evaluation:
@@ -332,6 +337,7 @@ class Writer:
         Returns the batch if it is found on the disk all the same, and safe.
         """
         self.healthy = False
+        self._shapes.forget()
         batch, self._committing = self._committing, None
         if not isinstance(error, apsw.IOError | apsw.FullError):
             self._disconnect()
