@@ -35,8 +35,9 @@ fmt: $(DEV) ## format and mend what can be mended
 bench: $(DEV) $(RIVALS) ## measure: decision latency, proxy CPU a request
 	@$(BIN)/python -m benchmarks
 
-docs: $(DEV) ## draw the state diagrams from their tables
+docs: $(DEV) ## draw the state diagrams and the export tables from the code's tables
 	@$(BIN)/python -m checkrein.flow.diagram > docs/flow.md
+	@$(BIN)/python -m checkrein.services.mapping > docs/exports.md
 
 lock: ## renew the hashed locks from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \

@@ -85,16 +85,22 @@ class Client:
         outcome: str = "",
         risk: str = "",
         trace_id: str = "",
+        approval: str = "",
+        policy: str = "",
         kind: str = "",
+        since: str = "",
+        until: str = "",
         after_seq: int = -1,
         oldest_first: bool = False,
         limit: int = 100,
     ) -> list[dict[str, Any]]:
         """Ledger records, newest first. An empty filter filters nothing; `kind` may name several, with commas.
 
+        `since` and `until` are times such as `2026-01-15T10:00:00Z`, or `2h` for two hours ago.
         At most 1000 at once: for more, ask `oldest_first` and go on with the last `seq` as `after_seq`.
         """
         given = {"user": user, "agent": agent, "action": action, "outcome": outcome, "risk": risk}
+        given |= {"approval": approval, "policy": policy, "since": since, "until": until}
         given |= {"trace_id": trace_id, "kind": kind, "order": "asc" if oldest_first else "", "limit": str(limit)}
         given |= {"after_seq": str(after_seq)} if after_seq >= 0 else {}
         query = urlencode({name: value for name, value in given.items() if value})

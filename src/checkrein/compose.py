@@ -159,7 +159,7 @@ class System:
                 arms=self.arms,
             ),
             AuthZen(self.gateway, max_body_bytes=server.max_body_bytes, public_url=server.public_url),
-            Admin(self.audit, tuple(sorted(named)), self.failing, self.warnings),
+            Admin(self.audit, tuple(sorted(named)), self.failing, self.warnings, now_us=self.clock.now_us),
             stop=stop,
         )
 

@@ -65,12 +65,16 @@ def stranger(data: Path, tmp_path: Path) -> Callable[..., str]:
 
 def test_a_record_is_proved_to_a_stranger(run: Run, stranger: Callable[..., str], tmp_path: Path):
     proof, record = tmp_path / "one.tlog-proof", tmp_path / "one.json"
-    assert run("prove", 1, "--output", proof, "--record", record).output == ""
+    ran = run("prove", 1, "--output", proof, "--record", record)
+    assert ran.stdout == ""
+    assert ran.stderr.splitlines()[:2] == [f"wrote record 1 to `{record}`", f"wrote the proof of record 1 to `{proof}`"]
+    assert f"verify_ledger.py {proof} --record {record} --key signer.pub" in ran.stderr
     assert stranger(proof, "--record", record).startswith("verified: record 1 among")
 
 
 def test_a_proof_on_stdout_is_byte_for_byte_the_one_in_a_file(run: Run, data: Path, tmp_path: Path):
-    run("prove", 0, "--output", tmp_path / "proof")
+    ran = run("prove", 0, "--to", tmp_path / "proof")
+    assert "`--record FILE` writes them" in ran.stderr
     assert run("prove", 0).stdout_bytes == (tmp_path / "proof").read_bytes()
 
 

@@ -16,10 +16,10 @@ Run = Callable[..., Any]
 VERBS = (
     *("init", "check", "test", "doctor", "decide", "activity"),
     *("approvals list", "approvals show", "approvals approve", "approvals deny"),
-    *("audit list", "audit show", "audit verify"),
+    *("audit list", "audit show", "audit tail", "audit verify"),
     *("keys create", "keys list", "keys revoke", "keys rotate-signer"),
 )
-WITHOUT_A_TABLE = ("demo", "serve", "audit export")
+WITHOUT_A_TABLE = ("demo", "serve", "audit export", "audit prove", "audit consistency")
 GROUPS = ("", "approvals", "audit", "keys")
 #: what makes start-up slow
 HEAVY = ("aiohttp", "apsw", "asyncio", "cedarpy", "cryptography", "re2", "rich", "starlette", "uvicorn", "yaml")

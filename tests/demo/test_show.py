@@ -102,7 +102,7 @@ def test_a_run_prints_the_table_the_verdict_on_the_ledger_and_commands_to_copy(t
         assert case.prompt.split()[-1] in printed
     table, _, rest = printed.partition("\nledger: ")
     assert len(re.findall(r"\b[0-9a-f]{32}\b", table)) == len(CASES)
-    assert re.match(r"\d+ records verify; the checkpoint of \d+ is signed and fits\n", rest)
+    assert re.match(r"\d+ records verify, all of them under the signed checkpoint\n", rest)
     commands = [line.strip() for line in rest.splitlines() if line.startswith("  checkrein ")]
     assert len(commands) == 5
     for command in commands:

@@ -1,16 +1,11 @@
 from __future__ import annotations
 
-import csv
-import io
-import json
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from checkrein.ledger import Draft, Record
-from checkrein.model import BadRequest, NotFound
+from checkrein.model import NotFound
 from checkrein.ports import RecordQuery, Unit
 from checkrein.services.audit import Activity, Audit
 from checkrein.storage.memory import MemoryStore
@@ -147,7 +142,7 @@ def test_activities_are_the_newest_first_of_one_user_if_one_is_named(store: Memo
     assert [row.user for row in audit.activities(limit=2)] == ["carol", "alice"]
 
 
-# --- show, verify, export ---------------------------------------------------------------------------------------
+# --- show, verify -----------------------------------------------------------------------------------------------
 
 
 def test_a_record_is_shown_by_number_or_id(store: MemoryStore, audit: Audit) -> None:
@@ -174,42 +169,6 @@ def test_verify_reports_and_does_not_raise(store: MemoryStore, audit: Audit) -> 
 def test_an_auditor_may_bring_their_own_key(store: MemoryStore, audit: Audit) -> None:
     report = audit.verify("PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW")
     assert report.problems == ("there is no checkpoint for the public key",)
-
-
-def test_jsonl_is_the_exact_stored_bytes(store: MemoryStore, audit: Audit) -> None:
-    written = write(store, decision("deny"), Draft("system.note", "", {"text": "é\n\u2028"}))
-    lines = list(audit.export("jsonl"))
-    assert lines == [record.data.decode() + "\n" for record in written]
-    assert [json.loads(line)["seq"] for line in lines] == [0, 1]
-
-
-def test_csv_has_a_header_and_one_row_a_record(store: MemoryStore, audit: Audit) -> None:
-    write(store, decision("deny"), Draft("system.note", "", {"text": 'a "quoted",\nline'}))
-    rows = list(csv.DictReader(io.StringIO("".join(audit.export("csv")), newline="")))
-    assert [row["kind"] for row in rows] == ["decision", "system.note"]
-    assert rows[0]["user"] == "alice"
-    assert rows[0]["time"] == "2026-01-15T10:00:00.123456Z"
-    assert json.loads(rows[1]["body"]) == {"text": 'a "quoted",\nline'}
-
-
-@given(st.sampled_from("=+-@\t\r\n"), st.text(st.characters(codec="utf-8"), max_size=20))
-def test_no_csv_cell_is_a_formula(first: str, rest: str) -> None:
-    store = MemoryStore(Clock())
-    write(store, decision("deny", user=first + rest))
-    rows = list(csv.reader(io.StringIO("".join(Audit(store).export("csv")), newline="")))
-    assert rows[1][5] == "'" + first + rest
-    assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) for row in rows for cell in row)
-
-
-def test_an_export_takes_a_query(store: MemoryStore, audit: Audit) -> None:
-    write(store, decision("deny"), decision("allow"))
-    assert len(list(audit.export("jsonl", RecordQuery(outcome="deny")))) == 1
-
-
-def test_an_unknown_format_is_refused_with_the_known_ones(audit: Audit) -> None:
-    with pytest.raises(BadRequest, match="`xml`") as caught:
-        audit.export("xml")
-    assert "jsonl" in caught.value.hint
 
 
 def test_records_are_listed_by_query(store: MemoryStore, audit: Audit) -> None:

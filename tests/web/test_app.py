@@ -212,3 +212,35 @@ async def test_the_audit_trail_is_readable_over_http(http: aiohttp.ClientSession
         assert (await reply.json())["activities"][0]["action"] == "read_file"
     async with http.get("/api/v1/audit/records", params={"limit": "many"}, headers=bearer(key)) as reply:
         assert reply.status == 400
+
+
+async def test_records_are_filtered_over_http_as_on_the_command_line(http: aiohttp.ClientSession, key: str):
+    inputs: dict[str, dict[str, object]] = {"read_file": {"path": "a"}, "transfer_funds": {"to": "ACME", "amount": 5}}
+    for name, given in inputs.items():
+        action = {"name": name, "properties": {"input": given}}
+        question = {"subject": {"type": "user", "id": "alice"}, "action": action}
+        question["resource"] = {"type": "tool", "id": name}
+        async with http.post("/access/v1/evaluation", json=question, headers=bearer(key)) as reply:
+            assert reply.status == 200
+
+    async def found(**filters: str) -> list[str]:
+        async with http.get("/api/v1/audit/records", params=filters, headers=bearer(key)) as reply:
+            assert reply.status == 200
+            return [record["body"]["action"]["name"] for record in (await reply.json())["records"]]
+
+    assert await found(kind="decision") == ["transfer_funds", "read_file"]
+    assert await found(policy="no-transfers", since="1h") == ["transfer_funds"]
+    assert await found(policy="use-tools", outcome="allow") == ["read_file"]
+    assert await found(policy="no-transfers", until="1h") == []
+    assert await found(approval="apr_none") == []
+
+
+@pytest.mark.parametrize(
+    "filters", [{"usr": "alice"}, {"outcome": "perhaps"}, {"since": "yesterday"}, {"since": "1h", "until": "2h"}]
+)
+async def test_a_filter_that_is_not_understood_is_refused(
+    http: aiohttp.ClientSession, key: str, filters: dict[str, str]
+):
+    async with http.get("/api/v1/audit/records", params=filters, headers=bearer(key)) as reply:
+        assert reply.status == 400
+        assert (await reply.json())["detail"]

@@ -7,7 +7,10 @@
 `run`        demo, serve
 `decide`     decide
 `approvals`  approvals list, show, approve, deny
-`audit`      audit list, show, verify, export; activity
+`audit`      audit list, show, verify; activity
+`tail`       audit tail
+`exports`    audit export
+`filters`    the filters that these share
 `keys`       keys create, list, revoke, rotate-signer
 `bundle`     bundle build, sign, verify, show
 `webhooks`   webhooks list, test, retry

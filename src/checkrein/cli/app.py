@@ -17,6 +17,7 @@ from checkrein.cli import (
     bundle,
     decide,
     evidence,
+    exports,
     folder,
     gate,
     keys,
@@ -25,6 +26,7 @@ from checkrein.cli import (
     replay,
     rollout,
     run,
+    tail,
     webhooks,
 )
 from checkrein.cli.common import ReaderGone, examples, reason, report
@@ -69,6 +71,8 @@ replay.register(app)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(audit.app, name="audit")
 audit.register(app)
+tail.register(audit.app)
+exports.register(audit.app)
 evidence.register(audit.app)
 privacy.register(audit.app)
 app.add_typer(keys.app, name="keys")

@@ -5,8 +5,6 @@ They read only, and read also a ledger that no verb writes to any more, or a cop
 
 from __future__ import annotations
 
-import enum
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,34 +13,24 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from checkrein.cli.common import HERE, Data, Dir, Format, Output, emit, examples, print_json, reason, say, to_stdout
-from checkrein.cli.tables import print_facts, print_table, progress
-from checkrein.model import BadRequest, CheckreinError, LedgerInvalid, Level, NotFound, Outcome
+from checkrein.cli import filters
+from checkrein.cli.common import HERE, Data, Dir, Format, Output, emit, examples, print_json
+from checkrein.cli.tables import print_facts, print_table
+from checkrein.model import BadRequest, LedgerInvalid, NotFound
 from checkrein.model.json import dumps, load_object
 from checkrein.model.stamp import stamp
 
 if TYPE_CHECKING:
-    from typing import BinaryIO
-
     from checkrein.ledger import Record
     from checkrein.services.audit import Audit
+    from checkrein.storage.files import DataDir
+    from checkrein.storage.reader import SqliteReader
 
 app = typer.Typer(help="List, show, verify and export the ledger.", no_args_is_help=True, rich_markup_mode=None)
 
-User = Annotated[str, typer.Option(metavar="USER", help="Only actions of this person.")]
 Limit = Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="At most so many, the newest.")]
-Kind = Annotated[str, typer.Option(metavar="KIND", help="Only this kind, such as `decision`; several by comma.")]
-Trace = Annotated[str, typer.Option(metavar="ID", help="Only this trace id.")]
-
-
-#: records between two movements of a progress bar
-_TELL = 1000
-
-
-class ExportFormat(enum.StrEnum):
-    JSONL = "jsonl"
-    CSV = "csv"
-    TLOG = "tlog"
+#: what `list` and `tail` show of a record
+COLUMNS = ("seq", "time (UTC)", "kind", "who", "action", "outcome", "risk", "trace id")
 
 
 def register(app: typer.Typer) -> None:
@@ -54,51 +42,49 @@ def register(app: typer.Typer) -> None:
     "list",
     short_help="List records, newest last.",
     epilog=examples(
-        "checkrein audit list --outcome deny --limit 20",
+        "checkrein audit list --outcome deny --since 2h",
+        "checkrein audit list --policy no-transfers --user alice --limit 20",
         "checkrein audit list --trace 5f0c9a... -o json",
         "checkrein audit list --kind execution.started,execution.finished",
     ),
 )
 def list_(
-    user: User = "",
-    agent: Annotated[str, typer.Option(metavar="AGENT", help="Only this agent.")] = "",
-    action: Annotated[str, typer.Option(metavar="ACTION", help="Only this action: a tool, or `prompt`.")] = "",
-    outcome: Annotated[
-        str,
-        typer.Option(metavar="OUTCOME", help="Only this: allow, allow_with_redaction, require_review or deny."),
-    ] = "",
-    risk: Annotated[Level | None, typer.Option(help="Only decisions of this risk.")] = None,
-    trace: Trace = "",
-    kind: Kind = "",
+    user: filters.User = "",
+    agent: filters.Agent = "",
+    action: filters.Action = "",
+    outcome: filters.Outcome = "",
+    risk: filters.Risk = None,
+    trace: filters.Trace = "",
+    approval: filters.Approval = "",
+    policy: filters.Policy = "",
+    kind: filters.Kind = "",
+    since: filters.Since = "",
+    until: filters.Until = "",
     limit: Limit = 50,
     dir: Dir = HERE,
     data: Data = None,
     output: Format = Output.TABLE,
 ) -> None:
     """List records, newest last. Filters add up."""
-    from checkrein.ports import RecordQuery
-
-    query = RecordQuery(
+    query = filters.query(
         user=user,
         agent=agent,
         action=action,
-        outcome=_outcome(outcome),
-        risk=risk or "",
+        outcome=outcome,
+        risk=risk,
         trace_id=trace,
-        kinds=_kinds(kind),
-        limit=limit,
-        newest_first=True,
+        approval=approval,
+        policy=policy,
+        kind=kind,
+        since=since,
+        until=until,
     )
-    with _trail(dir, data) as trail:
-        records = list(trail.records(query))[::-1]
+    with trail(dir, data) as opened:
+        records = list(opened.records(msgspec.structs.replace(query, limit=limit, newest_first=True)))[::-1]
     if output is Output.JSON:
-        print_json([_value(record) for record in records])
+        print_json([value_of(record) for record in records])
         return
-    print_table(
-        ("seq", "time (UTC)", "kind", "who", "action", "outcome", "risk", "trace id"),
-        [_row(record) for record in records],
-        empty="no records fit",
-    )
+    print_table(COLUMNS, [row(record) for record in records], empty="no records fit")
 
 
 @app.command(
@@ -106,7 +92,7 @@ def list_(
     epilog=examples("checkrein audit show 17", "checkrein audit show rec_0192... -o table"),
 )
 def show(
-    id: Annotated[str, typer.Argument(metavar="ID", help="The record's sequence number, or its id `rec_...`.")],
+    id: Annotated[str, typer.Argument(metavar="RECORD", help="The record's sequence number, or its id `rec_...`.")],
     decrypt: Annotated[
         bool, typer.Option("--decrypt", help="Open what was asked and answered too; for auditors, and recorded.")
     ] = False,
@@ -116,9 +102,9 @@ def show(
     output: Format = Output.JSON,
 ) -> None:
     """Show one record as it stands in the ledger. Arguments and results are not in it, only their commitments."""
-    with _trail(dir, data) as trail:
-        record = trail.show(id)
-    value = _value(record)
+    with trail(dir, data) as opened:
+        record = opened.show(id)
+    value = value_of(record)
     if decrypt:
         from checkrein.cli.privacy import revealed
 
@@ -185,65 +171,12 @@ def _key(path: Path | None) -> str:
     return text
 
 
-@app.command(
-    short_help="Export records to a file.",
-    epilog=examples(
-        "checkrein audit export --to ledger.jsonl",
-        "checkrein audit export --format csv --user alice --to alice.csv",
-    ),
-)
-def export(
-    format: Annotated[
-        ExportFormat,
-        typer.Option("--format", help="jsonl has the exact bytes, csv is for tables, tlog proves itself to strangers."),
-    ] = ExportFormat.JSONL,
-    to: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "--to", metavar="PATH", help="The file, or for tlog the folder.", show_default="standard output"
-        ),
-    ] = None,
-    user: User = "",
-    trace: Trace = "",
-    kind: Kind = "",
-    dir: Dir = HERE,
-    data: Data = None,
-) -> None:
-    """Export records, oldest first. A file or folder appears only when it is complete."""
-    from checkrein.ports import RecordQuery
-
-    if format is ExportFormat.TLOG:
-        _export_tlog(to, dir, data, filtered=bool(user or trace or kind))
-        return
-    query = RecordQuery(user=user, trace_id=trace, kinds=_kinds(kind))
-    count = 0
-    with _trail(dir, data) as trail, _target(to) as out, progress("records", shown=to is not None) as told:
-        for line in trail.export(format.value, query):
-            out.write(line.encode())
-            count += 1
-            if count % _TELL == 0:
-                told(count, None)
-    if to is not None:
-        records = count - (format is ExportFormat.CSV)
-        say(f"{records} record{'' if records == 1 else 's'} written to {to}")
-
-
-def _export_tlog(to: Path | None, dir: Path, data: Path | None, *, filtered: bool) -> None:
-    from checkrein.cli.evidence import export_tlog
-
-    if to is None:
-        raise BadRequest("a tlog export is a folder", hint="name a new one with `--output DIR`")
-    if filtered:
-        raise BadRequest("a tlog export has every record", hint="leave the filters out, or choose jsonl or csv")
-    export_tlog(to, dir=dir, data=data)
-
-
 def activity(
-    user: User = "", limit: Limit = 50, dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE
+    user: filters.User = "", limit: Limit = 50, dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE
 ) -> None:
     """What happened: one row an action, with its decision and its end, newest last."""
-    with _trail(dir, data) as trail:
-        rows = list(trail.activities(user=user, limit=limit))[::-1]
+    with trail(dir, data) as opened:
+        rows = list(opened.activities(user=user, limit=limit))[::-1]
     if output is Output.JSON:
         print_json([msgspec.to_builtins(row) for row in rows])
         return
@@ -258,38 +191,42 @@ def activity(
     )
 
 
-@contextmanager
-def _trail(folder: Path, data: Path | None) -> Iterator[Audit]:
+def directory(folder: Path, data: Path | None) -> DataDir:
+    """Where the store lives."""
     from checkrein.compose import DATA
-    from checkrein.services.audit import Audit
     from checkrein.storage.files import DataDir
+
+    return DataDir(data or folder / DATA)
+
+
+@contextmanager
+def reading(folder: Path, data: Path | None) -> Iterator[SqliteReader]:
+    """The store, for reading."""
     from checkrein.storage.sqlite import SqliteStore
 
-    directory = DataDir(data or folder / DATA)
-    if not directory.database.exists():
+    files = directory(folder, data)
+    if not files.database.exists():
         raise NotFound(
-            f"there is no ledger in `{directory.path}`",
+            f"there is no ledger in `{files.path}`",
             hint="it is made with the first action; name the folder with `--dir`, or the store with `--data`",
         )
-    reader = SqliteStore.open_readonly(directory)
+    reader = SqliteStore.open_readonly(files)
     try:
-        yield Audit(reader, directory)
+        yield reader
     finally:
         reader.close()
 
 
-def _outcome(text: str) -> str:
-    known = [outcome.wire for outcome in Outcome]
-    if text and text.lower() not in known:
-        raise BadRequest(f"`{text}` is no outcome", hint=f"choose {', '.join(known)}")
-    return text.lower()
+@contextmanager
+def trail(folder: Path, data: Path | None) -> Iterator[Audit]:
+    """The ledger, for reading."""
+    from checkrein.services.audit import Audit
+
+    with reading(folder, data) as reader:
+        yield Audit(reader, reader.files)
 
 
-def _kinds(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _row(record: Record) -> tuple[str, ...]:
+def row(record: Record) -> tuple[str, ...]:
     body = record.body
     actor, action, decision = (_part(body, name) for name in ("actor", "action", "decision"))
     risk = _part(decision, "risk")
@@ -314,7 +251,7 @@ def _part(body: dict[str, object], name: str) -> dict[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _value(record: Record) -> dict[str, object]:
+def value_of(record: Record) -> dict[str, object]:
     try:
         return load_object(record.data)
     except BadRequest as error:
@@ -327,23 +264,3 @@ def _facts(value: dict[str, object], prefix: str = "") -> Iterator[tuple[str, st
             yield from _facts(member, f"{prefix}{name}.")
         else:
             yield prefix + name, member if isinstance(member, str) else dumps(member).decode()
-
-
-@contextmanager
-def _target(to: Path | None) -> Iterator[BinaryIO]:
-    """Where an export goes. A file is written beside its place and moved there when it is whole."""
-    if to is None:
-        with to_stdout():
-            yield sys.stdout.buffer
-            sys.stdout.buffer.flush()
-        return
-    partial = to.parent / f"{to.name}.partial"
-    try:
-        try:
-            with partial.open("wb") as file:
-                yield file
-            partial.replace(to)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise CheckreinError(f"`{to}` cannot be written: {reason(error)}", hint="name another file") from error

@@ -92,8 +92,16 @@ def say(message: str) -> None:
 
 def print_json(value: object) -> None:
     """One JSON document on stdout, with what terminals obey escaped as JSON escapes it."""
-    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
-    emit(_CONTROL.sub(lambda found: found[0] if found[0].isprintable() else _json_escape(found[0]), text))
+    emit(_escaped(msgspec.json.format(msgspec.json.encode(value), indent=2).decode()))
+
+
+def print_json_line(value: object) -> None:
+    """One JSON document on one line of stdout, escaped alike."""
+    emit(_escaped(msgspec.json.encode(value).decode()))
+
+
+def _escaped(text: str) -> str:
+    return _CONTROL.sub(lambda found: found[0] if found[0].isprintable() else _json_escape(found[0]), text)
 
 
 def _json_escape(char: str) -> str:

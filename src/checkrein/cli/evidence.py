@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from checkrein.cli.common import HERE, Data, Dir, emit, reason, say, store, to_stdout
+from checkrein.cli.common import HERE, Data, Dir, emit, examples, reason, say, store, to_stdout
 from checkrein.cli.tables import progress
 from checkrein.model import BadRequest, CheckreinError
 
@@ -22,9 +23,15 @@ _MAX_TEXT = 131_072
 
 def register(audit: typer.Typer) -> None:
     """Hang the verbs under the group `audit`."""
-    audit.command(short_help="Prove one record to a stranger.")(prove)
+    audit.command(
+        short_help="Prove one record to a stranger.",
+        epilog=examples("checkrein audit prove 17 --output 17.tlog-proof --record 17.json"),
+    )(prove)
+    audit.command(
+        short_help="Check that one checkpoint extends another.",
+        epilog=examples("checkrein audit consistency checkpoint-of-january"),
+    )(consistency)
     audit.command(short_help="Print the newest signed checkpoint, to keep elsewhere.")(checkpoint)
-    audit.command(short_help="Check that one checkpoint extends another.")(consistency)
     audit.command(short_help="Have the configured witnesses cosign the newest checkpoint.")(witness)
     audit.command(short_help="Print verify_ledger.py, for strangers.")(verifier)
 
@@ -35,18 +42,21 @@ def export_tlog(target: Path, *, dir: Path = HERE, data: Path | None = None) -> 
 
     with store(dir, data) as opened, progress("records") as told:
         made = evidence.export_tlog(opened, opened.files, target, told=told)
+        key = opened.files.path / "signer.pub"
     say(f"wrote {made.head.size} records, signed, to `{made.path}`; the public key is `{made.key.name}` in it")
     say("anybody can check it: `checkrein audit verifier > verify_ledger.py`, then")
-    say(f"`python verify_ledger.py {made.path} --key FILE.pub`, with a key that did not come with the export")
+    say(f"`python verify_ledger.py {quote(str(made.path))} --key signer.pub`, with the copy of `{key}`")
+    say("that you gave them before: a key that comes with the export proves nothing")
 
 
 def prove(
-    record: Annotated[str, typer.Argument(help="The record's sequence number, or its id `rec_...`.")],
-    output: Annotated[
-        Path | None, typer.Option("--output", help="The file to write.", show_default="standard output")
+    record: Annotated[str, typer.Argument(metavar="RECORD", help="The record's sequence number, or its id `rec_...`.")],
+    to: Annotated[
+        Path | None,
+        typer.Option("--output", "--to", metavar="FILE", help="The file to write.", show_default="standard output"),
     ] = None,
     record_to: Annotated[
-        Path | None, typer.Option("--record", help="Write the exact bytes of the record here.")
+        Path | None, typer.Option("--record", metavar="FILE", help="Write the exact bytes of the record here.")
     ] = None,
     dir: Dir = HERE,
     data: Data = None,
@@ -58,7 +68,17 @@ def prove(
         found, proof = evidence.prove(opened, opened.files, record)
     if record_to is not None:
         _write(record_to, found.data)
-    _put(str(proof), output)
+        say(f"wrote record {found.seq} to `{record_to}`")
+    if to is None:
+        _print(str(proof).encode())
+        return
+    _write(to, str(proof).encode())
+    say(f"wrote the proof of record {found.seq} to `{to}`")
+    say("anybody can check it: `checkrein audit verifier > verify_ledger.py`, then")
+    files = f"{quote(str(to))} --record {quote(str(record_to)) if record_to else 'RECORD.json'}"
+    say(f"`python verify_ledger.py {files} --key signer.pub`, with your copy of `signer.pub`")
+    if record_to is None:
+        say("they need the exact bytes of the record as well: `--record FILE` writes them")
 
 
 def consistency(
@@ -66,7 +86,10 @@ def consistency(
     new: Annotated[
         Path | None, typer.Argument(metavar="NEW", help="Another, in any order.", show_default="this store's")
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", help="Write the proof here, for them to check.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--output", "--to", metavar="FILE", help="Write the proof here, for them to check."),
+    ] = None,
     dir: Dir = HERE,
     data: Data = None,
 ) -> None:
@@ -77,16 +100,18 @@ def consistency(
     first, second = _text(old), _text(new) if new else ""
     with store(dir, data) as opened:
         proof = evidence.growth(opened, opened.files, first, second)
-    if output is not None:
-        _write(output, str(proof).encode())
+    if to is not None:
+        _write(to, str(proof).encode())
+        say(f"wrote the proof to `{to}`")
     now = Checkpoint.parse(proof.checkpoint)
     emit(f"consistent: the first {proof.old_size} of {now.head.size} records of {now.origin} are the same in both")
     emit(f"root of the newer checkpoint: {_root(now)}")
 
 
 def checkpoint(
-    output: Annotated[
-        Path | None, typer.Option("--output", help="The file to write.", show_default="standard output")
+    to: Annotated[
+        Path | None,
+        typer.Option("--output", "--to", metavar="FILE", help="The file to write.", show_default="standard output"),
     ] = None,
     dir: Dir = HERE,
     data: Data = None,
@@ -97,7 +122,11 @@ def checkpoint(
     """
     with store(dir, data) as opened:
         note = opened.checkpoint()
-    _put(note, output)
+    if to is None:
+        _print(note.encode())
+        return
+    _write(to, note.encode())
+    say(f"wrote the checkpoint to `{to}`")
 
 
 def witness(dir: Dir = HERE, data: Data = None) -> None:
@@ -134,13 +163,6 @@ def verifier() -> None:
 
 def _root(checkpoint: Checkpoint) -> str:
     return base64.b64encode(checkpoint.head.root).decode("ascii")
-
-
-def _put(text: str, output: Path | None) -> None:
-    if output is None:
-        _print(text.encode())
-    else:
-        _write(output, text.encode())
 
 
 def _print(content: bytes) -> None:

@@ -94,6 +94,18 @@ def print_table(
         _print_blocks(columns, cells, width)
 
 
+def print_columns(cells: Sequence[str], widths: Sequence[int]) -> None:
+    """One line of a table that has no end yet, on stdout: a cell that is too wide moves what follows it."""
+    from rich.text import Text
+
+    line = Text()
+    for cell, width in zip(cells, widths, strict=True):
+        shown = _styled(plain(cell))
+        shown.pad_right(max(0, width - shown.cell_len) + _GAP)
+        line.append_text(shown)
+    _print(line, _ENDLESS)
+
+
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     """Names and values on stdout, one pair a line; pairs without a value are left out."""
     from rich.table import Table

@@ -88,7 +88,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         if self.checkpoint_size is None:
             return f"{self.records} records verify, with no checkpoint to compare with"
         seen = "".join(f"; {name} cosigned {size}" for name, size in self.witnessed.items())
-        return f"{self.records} records verify; the checkpoint of {self.checkpoint_size} is signed and fits{seen}"
+        waiting = self.records - self.checkpoint_size
+        if not waiting:
+            return f"{self.records} records verify, all of them under the signed checkpoint{seen}"
+        under = f"{self.checkpoint_size} under the signed checkpoint"
+        return f"{self.records} records verify: {under}, the newest {waiting} await the next one{seen}"
 
     def to_json(self) -> dict[str, object]:
         return {

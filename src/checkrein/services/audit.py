@@ -1,10 +1,8 @@
-"""The audit trail as people use it: list, show, verify, export, and one row for each action that was decided."""
+"""The audit trail as people use it: list, show, verify, and one row for each action that was decided."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -14,17 +12,9 @@ from checkrein.ledger import Record
 from checkrein.ledger.checkpoint import VerifierKey
 from checkrein.ledger.record import facets
 from checkrein.ledger.verify import Report, Snapshot, examine
-from checkrein.model import BadRequest, LedgerInvalid, NotFound
-from checkrein.model.json import dumps
+from checkrein.model import LedgerInvalid, NotFound
 from checkrein.model.stamp import stamp
 from checkrein.ports import RecordQuery
-
-_CSV_COLUMNS = (
-    *("seq", "id", "time", "kind", "trace_id", "user", "agent", "action", "outcome", "risk", "approval"),
-    *("evaluation", "body"),
-)
-#: a cell that begins like this is a formula to a spreadsheet
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 class Trail(Protocol):
@@ -96,16 +86,6 @@ class Audit:
                 return examine(snapshot, vkey=known, witnesses=witnesses)
         except LedgerInvalid as error:
             return Report(records=0, root=b"", problems=(str(error),))
-
-    def export(self, format: str, query: RecordQuery = RecordQuery()) -> Iterator[str]:  # noqa: B008 - frozen
-        """Lines with their line ends: `jsonl` (the exact stored bytes) or `csv` (one row a record, with a header).
-
-        Of the records there are when the first line is read, whatever is written meanwhile.
-        """
-        writers: dict[str, Callable[[Iterator[Record]], Iterator[str]]] = {"jsonl": _jsonl, "csv": _csv}
-        if format not in writers:
-            raise BadRequest(f"`{format}` is no export format", hint="choose `jsonl` or `csv`")
-        return writers[format](self._store.records(query))
 
     def activities(self, user: str = "", limit: int = 100) -> list[Activity]:
         """The newest decisions and their ends, newest first.
@@ -208,36 +188,3 @@ def _voters(approval: Mapping[str, object]) -> str:
 def _member(body: Mapping[str, object], name: str) -> Mapping[str, object]:
     value = body.get(name)
     return value if isinstance(value, dict) else {}
-
-
-def _jsonl(records: Iterator[Record]) -> Iterator[str]:
-    return (record.data.decode("utf-8") + "\n" for record in records)
-
-
-def _csv(records: Iterator[Record]) -> Iterator[str]:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\r\n")
-
-    def line(cells: tuple[str, ...]) -> str:
-        writer.writerow([f"'{cell}" if cell.startswith(_FORMULA) else cell for cell in cells])
-        text = buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
-        return text
-
-    yield line(_CSV_COLUMNS)
-    for record in records:
-        body = record.body
-        found = facets(body)
-        yield line(
-            (
-                str(record.seq),
-                record.id,
-                stamp(record.ts_us),
-                record.kind,
-                record.trace_id,
-                *(found.user, found.agent, found.action, found.outcome, found.risk),
-                *(found.approval, found.evaluation),
-                dumps(body).decode("utf-8"),
-            )
-        )

@@ -180,7 +180,7 @@ class SqliteReader:
     def _merge(self, query: RecordQuery, low: int, high: int) -> shapes.Merge | None:
         """What finds the records by their shapes; None if walking through them is better, or the only way."""
         tests = [(name, getattr(query, name)) for name in (*shapes.FACETS, "policy") if getattr(query, name)]
-        if query.trace_id or query.approval or not (tests or query.kinds):
+        if query.trace_id or query.approval or not (tests or query.kinds) or high - low <= _PAGE:
             return None
         with self._connection() as connection:
             if connection.pragma("user_version") < shapes.SINCE_VERSION:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import msgspec
@@ -13,11 +14,12 @@ from starlette.responses import JSONResponse, Response
 
 from checkrein.model import BadRequest, Permission
 from checkrein.model.json import dumps, loads
-from checkrein.ports import RecordQuery
+from checkrein.services import filters
 from checkrein.services.audit import Audit
 from checkrein.web.guard import allow
 
 MAX_ROWS = 1000
+_PARAMETERS = (*filters.NAMES, "after_seq", "limit", "order")
 
 
 class Admin:
@@ -32,11 +34,14 @@ class Admin:
         models: tuple[str, ...],
         failing: Callable[[], tuple[str, ...]],
         warnings: Callable[[], tuple[str, ...]],
+        *,
+        now_us: Callable[[], int],
     ) -> None:
         self._audit = audit
         self._models = models
         self._failing = failing
         self._warnings = warnings
+        self._now_us = now_us
 
     async def healthz(self, http: HttpRequest) -> Response:
         """The process answers."""
@@ -58,22 +63,20 @@ class Admin:
         return JSONResponse({"object": "list", "data": data})
 
     async def records(self, http: HttpRequest) -> Response:
-        """Records as JSON, newest first unless `order=asc`."""
+        """Records as JSON, newest first unless `order=asc`. `services.filters` names the filters; they add up."""
         allow(http.scope, Permission.AUDIT)
         given = http.query_params
-        query = RecordQuery(
-            trace_id=given.get("trace_id", ""),
-            user=given.get("user", ""),
-            agent=given.get("agent", ""),
-            action=given.get("action", ""),
-            outcome=given.get("outcome", ""),
-            risk=given.get("risk", ""),
-            kinds=tuple(kind for kind in given.get("kind", "").split(",") if kind),
+        for name in given:
+            if name not in _PARAMETERS:  # a filter that is not understood must not look as if it had been applied
+                raise BadRequest(f"`{name[:80]}` is no filter", hint=f"there are {', '.join(_PARAMETERS)}")
+        query = msgspec.structs.replace(
+            filters.query(given, now_us=self._now_us()),
             after_seq=_number(given.get("after_seq"), -1),
             limit=_limit(given.get("limit")),
             newest_first=given.get("order", "desc") != "asc",
         )
-        return _json({"records": [loads(record.data) for record in self._audit.records(query)]})
+        records = await asyncio.to_thread(lambda: list(self._audit.records(query)))
+        return _json({"records": [loads(record.data) for record in records]})
 
     async def activities(self, http: HttpRequest) -> Response:
         """What happened, one row an action, newest first."""

@@ -1,0 +1,190 @@
+"""`checkrein audit export`: the ledger in the forms others read."""
+
+from __future__ import annotations
+
+import enum
+import os
+import secrets
+import sys
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from checkrein.cli import filters
+from checkrein.cli.audit import reading
+from checkrein.cli.common import HERE, Data, Dir, examples, is_terminal, reason, say, to_stdout
+from checkrein.model import BadRequest, CheckreinError
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from checkrein.ports import RecordQuery
+    from checkrein.services.exports import Heard
+
+#: how often the progress is told, and after how many records the clock is asked
+_EVERY_S = 0.2
+_EVERY = 256
+
+
+class ExportFormat(enum.StrEnum):
+    JSONL = "jsonl"
+    CSV = "csv"
+    PARQUET = "parquet"
+    OCSF = "ocsf"
+    OTEL = "otel"
+    TLOG = "tlog"
+
+
+def register(audit: typer.Typer) -> None:
+    """Hang the verb under the group `audit`."""
+    audit.command(
+        short_help="Export records to a file.",
+        epilog=examples(
+            "checkrein audit export --output ledger.jsonl",
+            "checkrein audit export --format csv --user alice --output alice.csv",
+            "checkrein audit export --format ocsf --since 24h | my-siem",
+        ),
+    )(export)
+
+
+def export(
+    format: Annotated[
+        ExportFormat,
+        typer.Option("--format", help="jsonl has the exact bytes, tlog proves itself to strangers."),
+    ] = ExportFormat.JSONL,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "--to", metavar="PATH", help="The file, or for tlog the folder.", show_default="standard output"
+        ),
+    ] = None,
+    user: filters.User = "",
+    agent: filters.Agent = "",
+    action: filters.Action = "",
+    outcome: filters.Outcome = "",
+    risk: filters.Risk = None,
+    trace: filters.Trace = "",
+    approval: filters.Approval = "",
+    policy: filters.Policy = "",
+    kind: filters.Kind = "",
+    since: filters.Since = "",
+    until: filters.Until = "",
+    dir: Dir = HERE,
+    data: Data = None,
+) -> None:
+    """Export the records of this moment, oldest first. A file or folder appears only when it is complete.
+
+    csv and parquet are for tables; ocsf and otel speak the words of OCSF and OpenTelemetry (docs/exports.md).
+    """
+    query = filters.query(
+        user=user,
+        agent=agent,
+        action=action,
+        outcome=outcome,
+        risk=risk,
+        trace_id=trace,
+        approval=approval,
+        policy=policy,
+        kind=kind,
+        since=since,
+        until=until,
+    )
+    if format is ExportFormat.TLOG:
+        _export_tlog(to, query, dir, data)
+    else:
+        _export(format, to, query, dir, data)
+
+
+def _export(format: ExportFormat, to: Path | None, query: RecordQuery, dir: Path, data: Path | None) -> None:
+    from checkrein import __version__
+    from checkrein.services import exports
+    from checkrein.services.filters import is_filtered
+
+    if format is ExportFormat.PARQUET and to is None and is_terminal():
+        raise BadRequest("parquet is no text for a terminal", hint="name a file with `--output FILE`")
+    with reading(dir, data) as store, _target(to) as out:
+        size = store.head().size
+        with _progress(size if not is_filtered(query) else 0) as heard:
+            made = exports.export(store, format.value, query, out, version=__version__, heard=heard)
+    written = f"{made.records} record{'' if made.records == 1 else 's'} written to {to or 'standard output'}"
+    say(f"{written}; the ledger had {made.head.size}, with root {b64encode(made.head.root).decode()}")
+    if not is_filtered(query) and made.records != made.head.size:
+        say("warning: that are not all; `checkrein audit verify` says which are missing")
+
+
+def _export_tlog(to: Path | None, query: RecordQuery, dir: Path, data: Path | None) -> None:
+    from checkrein.cli.evidence import export_tlog
+    from checkrein.services.filters import is_filtered
+
+    if to is None:
+        raise BadRequest("a tlog export is a folder", hint="name a new one with `--output DIR`")
+    if is_filtered(query):
+        raise BadRequest("a tlog export has every record", hint="leave the filters out, or choose another format")
+    export_tlog(to, dir=dir, data=data)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Heard]:
+    """Tells a person at a terminal how far it is, on one line of stderr that is gone in the end."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    of = f" of {total:,}" if total else ""
+    told = time.monotonic()
+
+    def heard(count: int) -> None:
+        nonlocal told
+        if count % _EVERY == 0 and time.monotonic() - told > _EVERY_S:
+            told = time.monotonic()
+            _rewrite(f"{count:,}{of} records")
+
+    try:
+        yield heard
+    finally:
+        _rewrite("")
+
+
+def _rewrite(text: str) -> None:
+    with suppress(OSError):
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
+
+
+@contextmanager
+def _target(to: Path | None) -> Iterator[BinaryIO]:
+    """Where an export goes. A file is written beside its place, and moved there when all of it is on the disk."""
+    if to is None:
+        with to_stdout():
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+        return
+    partial = to.parent / f".{to.name}.{secrets.token_hex(4)}.partial"
+    try:
+        if to.exists() and not (to.is_file() or to.is_dir()):  # a pipe or a device: nothing may take its place
+            with to.open("wb") as file:
+                yield file
+            return
+        try:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(to)
+            _sync(to.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckreinError(f"`{to}` cannot be written: {reason(error)}", hint="name another file") from error
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
