@@ -187,8 +187,8 @@ def test_verify_looks_at_the_indexes_when_asked(busy: Path, cli: Run) -> None:
 
     assert cli("audit", "verify", "--indexes", "--dir", busy).code == 0
     connection = apsw.Connection(str(busy / ".checkrein/ledger.db"))
-    connection.execute("DROP INDEX record_user")
+    connection.execute("DROP INDEX record_trace")
     connection.close()
     assert cli("audit", "verify", "--dir", busy).code == 0
     ran = cli("audit", "verify", "--indexes", "--dir", busy)
-    assert (ran.code, "`record_user` in the database is missing" in ran.err) == (6, True)
+    assert (ran.code, "`record_trace` in the database is missing" in ran.err) == (6, True)

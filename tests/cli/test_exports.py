@@ -77,6 +77,17 @@ def test_an_export_that_fails_leaves_the_file_that_was_there(
     assert target.read_text() == "yesterday's"
 
 
+def test_a_process_that_dies_meanwhile_leaves_no_half_file(busy: Path, tmp_path: Path) -> None:
+    target = tmp_path / "ledger.jsonl"
+    script = (
+        "import os; from checkrein.cli import main; from checkrein.services import exports;"
+        "exports.FORMATS['jsonl'] = lambda found, out, _: (out.write(next(found).data), os.kill(os.getpid(), 9)); main()"
+    )
+    command = [sys.executable, "-c", script, "audit", "export", "--output", str(target), "--dir", str(busy)]
+    assert subprocess.run(command, timeout=60).returncode == -9
+    assert not target.exists()
+
+
 def test_a_place_that_cannot_hold_a_file_is_named(busy: Path, cli: Run, tmp_path: Path) -> None:
     for target in (tmp_path, tmp_path / "none/here", Path("..")):
         ran = cli("audit", "export", "--output", target, "--dir", busy)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from checkrein.cli import audit
+from checkrein.cli import filters
 
 Run = Callable[..., Any]
 COMMAND = (sys.executable, "-m", "checkrein")
@@ -123,7 +123,7 @@ def test_a_fault_of_ours_is_one_line_without_values(
     def broken(*_: object, **__: object) -> None:
         raise TypeError("secret value")
 
-    monkeypatch.setattr(audit, "_kinds", broken)
+    monkeypatch.setattr(filters, "query", broken)
     with pytest.raises(AssertionError, match="checkrein itself failed"):
         cli("audit", "list", "--dir", folder)
     monkeypatch.setattr(sys, "argv", ["checkrein", "audit", "list"])
@@ -144,7 +144,7 @@ def test_what_the_system_refuses_is_told_in_its_words(folder: Path, cli: Run, mo
     def refused(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", "/srv/x")
 
-    monkeypatch.setattr(audit, "_kinds", refused)
+    monkeypatch.setattr(filters, "query", refused)
     ran = cli("audit", "list", "--dir", folder)
     assert ran.code == 1
     assert ran.err.startswith("error: `/srv/x`: permission denied\nhint: ")

@@ -24,6 +24,13 @@ def check(log: Any, **given: Any) -> Report:
     return examine(log.snapshot(**given), vkey=log.signer.vkey)
 
 
+def test_beside_a_live_server_the_newest_await_the_next_checkpoint() -> None:
+    report = Report(records=7, root=b"", checkpoint_size=5)
+    assert report.summary() == "7 records verify: 5 under the signed checkpoint, the newest 2 await the next one"
+    report = Report(records=7, root=b"", checkpoint_size=7)
+    assert report.summary() == "7 records verify, all of them under the signed checkpoint"
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 64, 100])
 def test_a_log_as_it_was_written_verifies(make_log: Make, count: int) -> None:
     log = make_log(count)

@@ -17,7 +17,6 @@ from checkrein.ledger.rotation import Keys
 from checkrein.ledger.tree import leaf_hash
 from checkrein.model import BadRequest, LedgerInvalid, NotFound
 from checkrein.ports import RecordQuery, Unit
-from checkrein.services.audit import Audit
 from checkrein.services.evidence import export_tlog, growth, key_file, prove
 from checkrein.storage.files import DataDir
 from checkrein.storage.sqlite import SqliteStore
@@ -261,12 +260,3 @@ def test_an_export_of_tiles_holds_what_was_signed_when_it_began(busy: SqliteStor
     assert told[-1] == (COUNT, COUNT)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert verify_ledger.main([str(exported.path), "--key", str(busy.files.path / "signer.pub")]) == 0
-
-
-@pytest.mark.parametrize("query", [RecordQuery(), RecordQuery(kinds=("system.note", "x")), RecordQuery(kinds=("x",))])
-def test_an_export_of_lines_holds_the_records_there_were_when_it_began(busy: SqliteStore, query: RecordQuery):
-    lines = list(Audit(Busy(busy)).export("jsonl", query))
-    assert len(lines) == (COUNT if query.kinds != ("x",) else 0)
-    stored = [record.data.decode() + "\n" for record in busy.records(RecordQuery())]
-    assert lines == stored[: len(lines)]
-    assert len(stored) > COUNT or not lines

@@ -10,7 +10,7 @@ import apsw
 import pytest
 
 from checkrein.compose import verify_ledger
-from checkrein.ports import RecordQuery, Unit
+from checkrein.ports import Unit
 from checkrein.storage.sqlite import SqliteStore
 
 Made = Any
@@ -47,10 +47,6 @@ def test_what_was_written_is_found_by_its_indexes(written: Path) -> None:
 
 def test_a_record_that_is_hidden_from_lists_is_noticed(written: Path) -> None:
     change(written, "DELETE FROM shaped WHERE seq = 3")
-    reader = SqliteStore.open_readonly(written)
-    found = [record.seq for record in reader.records(RecordQuery(user="alice"))]
-    reader.close()
-    assert found == [0, 6, 9]  # this is what the tampering was for
     assert problems(written, indexes=False) == ()
     assert problems(written) == ("record 3 is not listed under what it is",)
 

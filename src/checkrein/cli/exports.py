@@ -114,7 +114,7 @@ def _export(format: ExportFormat, to: Path | None, query: RecordQuery, dir: Path
     written = f"{made.records} record{'' if made.records == 1 else 's'} written to {to or 'standard output'}"
     say(f"{written}; the ledger had {made.head.size}, with root {b64encode(made.head.root).decode()}")
     if not is_filtered(query) and made.records != made.head.size:
-        say("warning: that are not all; `checkrein audit verify` says which are missing")
+        say("warning: those are not all of them; `checkrein audit verify` says what is missing")
 
 
 def _export_tlog(to: Path | None, query: RecordQuery, dir: Path, data: Path | None) -> None:

@@ -211,7 +211,7 @@ class SqliteReader:
         while low < high:
             with self._connection() as connection:
                 page = [_record(row) for row in connection.execute(sql, (low, high, *wanted)).fetchall()]
-            yield from (each for each in page if not query.policy or query.policy in policies(each.body))
+            yield from (each for each in page if not query.policy or _names(each, query.policy))
             if len(page) < _PAGE:
                 return
             low, high = (low, page[-1].seq) if query.newest_first else (page[-1].seq + 1, high)
@@ -247,6 +247,14 @@ class SqliteReader:
     def _trouble(self, error: apsw.Error) -> LedgerInvalid | StoreUnavailable:
         meant = trouble(error, self.files.database)
         return meant if isinstance(meant, LedgerInvalid | StoreUnavailable) else StoreUnavailable(str(meant))
+
+
+def _names(record: Record, policy: str) -> bool:
+    """Whether the record names this policy; one that cannot be read names none, and `audit verify` names it."""
+    try:
+        return policy in policies(record.body)
+    except LedgerInvalid:
+        return False
 
 
 def _record(values: tuple[Any, ...]) -> Record:
