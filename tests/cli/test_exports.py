@@ -81,7 +81,8 @@ def test_a_process_that_dies_meanwhile_leaves_no_half_file(busy: Path, tmp_path:
     target = tmp_path / "ledger.jsonl"
     script = (
         "import os; from checkrein.cli import main; from checkrein.services import exports;"
-        "exports.FORMATS['jsonl'] = lambda found, out, _: (out.write(next(found).data), os.kill(os.getpid(), 9)); main()"
+        "exports.FORMATS['jsonl'] = lambda found, out, _: (out.write(next(found).data), os.kill(os.getpid(), 9));"
+        "main()"
     )
     command = [sys.executable, "-c", script, "audit", "export", "--output", str(target), "--dir", str(busy)]
     assert subprocess.run(command, timeout=60).returncode == -9
