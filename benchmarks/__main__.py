@@ -1,4 +1,4 @@
-"""`python -m benchmarks [decision|policy|proxy|ledger ...] [--million]`."""
+"""`python -m benchmarks [decision|policy|proxy|ledger|rollout ...] [--million]`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import platform
 import sys
 from os import cpu_count
 
-from benchmarks import decision, ledger, policy, proxy
+from benchmarks import decision, ledger, policy, proxy, rollout
 
-ALL = {"decision": decision.main, "policy": policy.main, "proxy": proxy.main, "ledger": ledger.main}
+ALL = {
+    "decision": decision.main,
+    "policy": policy.main,
+    "proxy": proxy.main,
+    "ledger": ledger.main,
+    "rollout": rollout.main,
+}
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ SINCE_VERSION = 2
 #: facets that make a shape; the others are as good as unique
 FACETS = ("user", "agent", "action", "outcome", "risk")
 #: when more shapes fit, so many records do that walking through all of them soon meets one
-MOST = 50_000
+MOST = 20_000
 #: shapes a writer remembers
 _REMEMBERED = 65_536
 _FILLED_AT_ONCE = 100_000
