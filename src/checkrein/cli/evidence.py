@@ -126,7 +126,8 @@ def checkpoint(
         _print(note.encode())
         return
     _write(to, note.encode())
-    say(f"wrote the checkpoint to `{to}`")
+    say(f"wrote the checkpoint to `{to}`; a later ledger is checked against it with")
+    say(f"`checkrein audit consistency {quote(str(to))}`")
 
 
 def witness(dir: Dir = HERE, data: Data = None) -> None:

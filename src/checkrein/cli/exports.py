@@ -6,10 +6,9 @@ import enum
 import os
 import secrets
 import sys
-import time
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,17 +17,16 @@ import typer
 from checkrein.cli import filters
 from checkrein.cli.audit import reading
 from checkrein.cli.common import HERE, Data, Dir, examples, is_terminal, reason, say, to_stdout
+from checkrein.cli.tables import progress
 from checkrein.model import BadRequest, CheckreinError
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
     from checkrein.ports import RecordQuery
-    from checkrein.services.exports import Heard
 
-#: how often the progress is told, and after how many records the clock is asked
-_EVERY_S = 0.2
-_EVERY = 256
+#: records between two movements of a progress bar
+_TELL = 1000
 
 
 class ExportFormat(enum.StrEnum):
@@ -108,8 +106,13 @@ def _export(format: ExportFormat, to: Path | None, query: RecordQuery, dir: Path
     if format is ExportFormat.PARQUET and to is None and is_terminal():
         raise BadRequest("parquet is no text for a terminal", hint="name a file with `--output FILE`")
     with reading(dir, data) as store, _target(to) as out:
-        size = store.head().size
-        with _progress(size if not is_filtered(query) else 0) as heard:
+        total = None if is_filtered(query) else store.head().size
+        with progress("records", shown=to is not None or not is_terminal()) as told:
+
+            def heard(count: int) -> None:
+                if count % _TELL == 0:
+                    told(count, total)
+
             made = exports.export(store, format.value, query, out, version=__version__, heard=heard)
     written = f"{made.records} record{'' if made.records == 1 else 's'} written to {to or 'standard output'}"
     say(f"{written}; the ledger had {made.head.size}, with root {b64encode(made.head.root).decode()}")
@@ -126,33 +129,6 @@ def _export_tlog(to: Path | None, query: RecordQuery, dir: Path, data: Path | No
     if is_filtered(query):
         raise BadRequest("a tlog export has every record", hint="leave the filters out, or choose another format")
     export_tlog(to, dir=dir, data=data)
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Heard]:
-    """Tells a person at a terminal how far it is, on one line of stderr that is gone in the end."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    of = f" of {total:,}" if total else ""
-    told = time.monotonic()
-
-    def heard(count: int) -> None:
-        nonlocal told
-        if count % _EVERY == 0 and time.monotonic() - told > _EVERY_S:
-            told = time.monotonic()
-            _rewrite(f"{count:,}{of} records")
-
-    try:
-        yield heard
-    finally:
-        _rewrite("")
-
-
-def _rewrite(text: str) -> None:
-    with suppress(OSError):
-        sys.stderr.write(f"\r\x1b[K{text}")
-        sys.stderr.flush()
 
 
 @contextmanager

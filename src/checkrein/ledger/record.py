@@ -150,8 +150,8 @@ def prepare(draft: Draft) -> Prepared:
     """The draft's body as bytes. Raises `ValueError` for values the ledger does not admit."""
     if not (draft.kind.isascii() and draft.trace_id.isascii()):
         raise ValueError("kind and trace id are ASCII")
-    body = msgspec.Raw(canonical(draft.body))
-    return Prepared(draft.kind, draft.trace_id, body, found_under(draft.body), policies(draft.body))
+    body = draft.body
+    return Prepared(draft.kind, draft.trace_id, msgspec.Raw(canonical(body)), found_under(body), policies(body))
 
 
 def place(prepared: Prepared, *, seq: int, id: str, ts_us: int) -> Record:

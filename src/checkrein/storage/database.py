@@ -197,8 +197,11 @@ def leaves(connection: apsw.Connection, start: int, end: int) -> Iterator[bytes]
 
 def rotated(connection: apsw.Connection) -> list[bytes]:
     """The bytes of the records that rotate the ledger's key, in order."""
-    sql = "SELECT data FROM record WHERE kind = ? AND typeof(data) = 'blob' ORDER BY seq"
-    return [found[0] for found in connection.execute(sql, (KIND,))]
+    sql = "SELECT data FROM record WHERE {}kind = ? AND typeof(data) = 'blob' ORDER BY seq"
+    try:
+        return [found[0] for found in connection.execute(sql.format(shapes.OF_KIND), (KIND, KIND))]
+    except apsw.SQLError:  # a file of the version before, or one whose memory aids are ruined
+        return [found[0] for found in connection.execute(sql.format(""), (KIND,))]
 
 
 def frontier_at(connection: apsw.Connection, size: int) -> Frontier | None:

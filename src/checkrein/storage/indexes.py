@@ -1,10 +1,13 @@
 """Whether lists find what the records hold: indexes and the other memory aids beside them, checked against the rows.
 
 A walk through the records uses none of these, so one that was tampered with hides a record from a list and never from
-`audit verify`, which is why this is a check of its own. It reads every index entry: about a third of a walk more.
+`audit verify`, which is why this is a check of its own. It reads every entry, and every record once more.
 """
 
 from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
 
 import apsw
 import msgspec
@@ -25,6 +28,8 @@ def index_problems(connection: apsw.Connection) -> list[str]:
 def _tables(connection: apsw.Connection) -> list[str]:
     """Indexes and triggers that are not those of the program: a dropped one, or one that leaves out rows."""
     found, expected = schema(connection), expected_schema()
+    if _is_old(connection):
+        expected = {name: sql for name, sql in expected.items() if not name.startswith("shape")}
     wrong = [name for name in expected if found.get(name) != expected[name]]
     return [f"`{name}` in the database is missing or not as it was made" for name in wrong]
 
@@ -48,29 +53,26 @@ def _running(connection: apsw.Connection) -> list[str]:
     return [f"record {seq} is wrongly listed as running, or not listed" for seq in dict.fromkeys(differ)]
 
 
-def _shapes(connection: apsw.Connection) -> list[str]:
-    """The records whose shape is missing, or is not what they hold; lists go by these."""
-    differs = " OR ".join(f"coalesce(record.{name}, '') <> found.{name}" for name in shapes.FACETS)
-    sql = f"""
-        SELECT record.seq, record.data, found.policies, found.seq IS NULL OR record.kind <> found.kind OR {differs}
-        FROM record LEFT JOIN (SELECT * FROM shaped JOIN shape ON shape.id = shaped.shape) AS found USING (seq)
-        ORDER BY record.seq
-    """  # noqa: S608 - names only
-    wrong = [
-        seq for seq, data, listed, other in connection.execute(sql) if other or shapes.named(data) != _listed(listed)
-    ]
-    records, shaped = (connection.execute(f"SELECT count(*) FROM {name}").get for name in ("record", "shaped"))  # noqa: S608
-    found = [f"record {seq} is not listed under what it is" for seq in wrong]
-    if not found and records != shaped:
-        found = [f"{shaped} places in lists stand for {records} records"]
-    under: dict[int, set[str]] = {}
-    for policy, shape in connection.execute("SELECT policy, shape FROM shape_policy"):
-        under.setdefault(shape, set()).add(policy)
-    listed = {id: set(_listed(policies)) for id, policies in connection.execute("SELECT id, policies FROM shape")}
-    if not found and under != {id: names for id, names in listed.items() if names}:
-        found = ["policies are not listed under what they decided"]
-    return found
+def _shapes(connection: apsw.Connection) -> Iterator[str]:
+    """The shapes by which lists find records."""
+    if _is_old(connection):
+        return
+    known = {row[0]: row[1:] for row in connection.execute("SELECT * FROM shape")}
+    named = {(policy, number) for number, row in known.items() for policy in msgspec.json.decode(row[-1])}
+    if named != set(connection.execute("SELECT policy, shape FROM shape_policy")):
+        yield "`shape_policy` in the database says not what `shape` says"
+    size = connection.execute("SELECT coalesce(max(seq), -1) + 1 FROM record").get
+    placed = array("q", bytes(8 * size))
+    for number, seq in connection.execute("SELECT shape, seq FROM shaped"):
+        if 0 <= seq < size and not placed[seq]:
+            placed[seq] = number
+        else:
+            yield f"record {seq} is listed twice, or is none"
+    for *cells, seq in connection.execute(shapes.STORED):
+        if seq >= 0 and known.get(placed[seq]) != shapes.columns(shapes.stored(tuple(cells))):
+            yield f"record {seq} is not found by lists, or not by what it says"
 
 
-def _listed(policies: str) -> tuple[str, ...]:
-    return msgspec.json.decode(policies, type=tuple[str, ...])
+def _is_old(connection: apsw.Connection) -> bool:
+    """Whether the file is of the version before, whose lists walk through the records."""
+    return bool(connection.pragma("user_version") < shapes.SINCE_VERSION)

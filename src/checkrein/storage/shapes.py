@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Sequence
 from itertools import islice
+from typing import Any
 
 import apsw
 import msgspec
@@ -21,6 +22,8 @@ from checkrein.ledger.record import policies
 SINCE_VERSION = 2
 #: facets that make a shape; the others are as good as unique
 FACETS = ("user", "agent", "action", "outcome", "risk")
+#: what `stored` reads, and the number
+STORED = f"SELECT kind, {', '.join(FACETS)}, data, seq FROM record ORDER BY seq"  # noqa: S608
 #: when more shapes fit, so many records do that walking through all of them soon meets one
 MOST = 20_000
 #: shapes a writer remembers
@@ -44,22 +47,15 @@ CREATE TABLE shaped (shape INTEGER NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (
 _RETIRED = ("kind", "ts", "user", "agent", "action", "outcome", "risk")
 
 
-class Shape(msgspec.Struct, frozen=True, order=True):
-    """What records have in common that one looks for; empty where they do not say."""
-
-    kind: str
-    user: str
-    agent: str
-    action: str
-    outcome: str
-    risk: str
-    policies: tuple[str, ...]
+#: what records have in common that one looks for: kind, the facets above (None where empty), policies
+Shape = tuple[str, tuple[str | None, ...], tuple[str, ...]]
+#: the start of a condition on records, for one kind
+OF_KIND = "seq IN (SELECT seq FROM shape JOIN shaped ON shape = id WHERE shape.kind = ?) AND "
 
 
-def shape(kind: str, found: Sequence[str | None], named: tuple[str, ...]) -> Shape:
-    """`found` are the facets of a record in their order, of which `FACETS` come first."""
-    user, agent, action, outcome, risk, *_ = found
-    return Shape(kind, user or "", agent or "", action or "", outcome or "", risk or "", named)
+def shape(kind: str, found: tuple[str | None, ...], named: tuple[str, ...]) -> Shape:
+    """`found` are the facets of a record, in the order of `ledger.record.Facets`."""
+    return kind, found[: len(FACETS)], named
 
 
 class Shapes:
@@ -75,11 +71,12 @@ class Shapes:
         """Of each record its shape and its number, in the transaction of the records themselves."""
         known = self._known.get
         shaped = [(known(found) or self._number(connection, found), seq) for found, seq in records]
+        shaped.sort()
         connection.executemany("INSERT INTO shaped VALUES (?, ?)", shaped)
 
     def _number(self, connection: apsw.Connection, found: Shape) -> int:
-        *texts, names = msgspec.structs.astuple(found)
-        values = (*texts, msgspec.json.encode(names).decode())
+        names = found[-1]
+        values = columns(found)
         sql = (
             "SELECT id FROM shape WHERE kind = ? AND user = ? AND agent = ? AND action = ? AND outcome = ?"
             " AND risk = ? AND policies = ?"
@@ -104,26 +101,28 @@ def prepare(connection: apsw.Connection) -> None:
         connection.execute(f"DROP INDEX IF EXISTS record_{name}")
     connection.execute(_SCHEMA)
     connection.pragma("cache_size", -_FILLING_KIB)
-    sql = f"SELECT kind, {', '.join(FACETS)}, data, seq FROM record ORDER BY seq"  # noqa: S608
-    rows = iter(connection.execute(sql))
+    rows = iter(connection.execute(STORED))
     known = Shapes()
-    while run := [(_stored(*row[:-1]), row[-1]) for row in islice(rows, _FILLED_AT_ONCE)]:
-        known.write(connection, sorted(run))
+    while run := [(stored(row[:-1]), row[-1]) for row in islice(rows, _FILLED_AT_ONCE)]:
+        known.write(connection, run)
 
 
-def _stored(kind: str, *rest: str | bytes | None) -> Shape:
-    *texts, data = rest
-    user, agent, action, outcome, risk = (str(text or "") for text in texts)
-    return Shape(kind, user, agent, action, outcome, risk, named(data if isinstance(data, bytes) else b""))
+def columns(found: Shape) -> tuple[str, ...]:
+    """A shape as its row has it."""
+    kind, facets, names = found
+    return (kind, *(text or "" for text in facets), msgspec.json.encode(names).decode())
 
 
-def named(data: bytes) -> tuple[str, ...]:
-    """The policies that a stored record names; none if it cannot be read, which `audit verify` tells."""
+def stored(cells: tuple[Any, ...]) -> Shape:
+    """The shape of a stored record: its kind, facets and bytes. One that cannot be read names no policy."""
+    kind, *facets, data = cells
+    named: tuple[str, ...] = ()
     try:
         body = msgspec.json.decode(data, type=dict[str, object]).get("body")
-        return policies(body) if isinstance(body, dict) else ()
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return ()
+        named = policies(body) if isinstance(body, dict) else ()
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, TypeError):
+        pass  # `audit verify` names such a record
+    return kind, tuple(facets), named
 
 
 class Merge:
