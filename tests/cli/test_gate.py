@@ -41,6 +41,9 @@ def halfway(messages):
         os.kill(os.getpid(), 9)
     return good(messages)
 
+def boastful(messages):
+    return {"text": "it takes 14 days", "tokens": 100, "cost": -1.0, "latency_ms": float("nan")}
+
 def scored(case, answer):
     return 1 if "14" in answer else 0
 """
@@ -93,7 +96,10 @@ def test_a_good_challenger_is_promoted_and_the_verdict_recorded(folder: Path, ag
     assert json.loads((agents / "gate.sarif").read_text())["runs"][0]["results"] == []
 
 
-@pytest.mark.parametrize(("challenger", "check"), [("wrong", "success"), ("broken", "error rate"), ("dear", "cost")])
+@pytest.mark.parametrize(
+    ("challenger", "check"),
+    [("wrong", "success"), ("broken", "error rate"), ("dear", "cost"), ("boastful", "error rate")],
+)
 def test_a_bad_challenger_is_refused(folder: Path, agents: Path, cli: Run, challenger: str, check: str):
     ran = gate(cli, folder, f"python:gate_agents:{challenger}", golden(agents / "cases.jsonl"), "-o", "json")
     assert ran.code == 5

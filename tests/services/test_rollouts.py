@@ -338,6 +338,26 @@ def test_what_loosens_waits_for_people_and_goes_live_when_they_agree(system: Sys
     assert system.approvals.get(asked.id).state is ApprovalState.USED
 
 
+def test_what_would_be_loosened_later_does_not_go_live_unseen(system: System, folder: Path):
+    """Nobody transfers money in the shadow; at the first stage somebody does, on the canary's arm."""
+    begun = begin_policy(system, candidate(folder, *LOOSER), plan=msgspec.structs.replace(QUICK, stages=(50, 100)))
+    decide(system)
+    live = system.rollouts.tick()
+    assert live
+    assert (live.state, live.percent) == (State.LIVE, 50)
+    assert set(decide(system, times=40, **MONEY)) == {Outcome.DENY}
+    waiting = system.rollouts.tick()
+    assert waiting
+    assert (waiting.state, waiting.percent, waiting.stage) == (State.WAITING, 0, 1)
+    system.approvals.vote(waiting.approval, voter="carol", roles=("security",), approve=True, auth="tests")
+    agreed = system.rollouts.tick()
+    assert agreed
+    assert (agreed.state, agreed.stage) == (State.LIVE, 1)
+    assert agreed.agreed == (("transfer_funds", "deny", "allow"),)
+    assert set(decide(system, times=40, **MONEY)) == {Outcome.DENY, Outcome.ALLOW}
+    assert system.rollouts.get(begun.id).active
+
+
 def test_what_people_refuse_is_aborted(system: System, folder: Path):
     waiting = loosened(system, folder)
     system.approvals.vote(waiting.approval, voter="carol", roles=("security",), approve=False, auth="tests")

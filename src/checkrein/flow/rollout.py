@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from checkrein.flow.window import Difference, Minute, Tally, Window
+from checkrein.flow.window import Difference, Loosened, Minute, Tally, Window
 from checkrein.model import CheckreinError
 from checkrein.stats import sequential
 
@@ -36,7 +36,7 @@ class Event(enum.StrEnum):
     """What can happen to a rollout."""
 
     SEEN = "seen enough, nothing is loosened"
-    LOOSENS = "seen enough, something is loosened"
+    LOOSENS = "something is loosened that nobody agreed to"
     AGREED = "people agree to what is loosened"
     REFUSED = "people refuse, or nobody answers in time"
     PASSED = "the stage is passed"
@@ -65,6 +65,7 @@ TRANSITIONS: dict[State, dict[Event, tuple[State, ...]]] = {
     },
     State.LIVE: {
         Event.PASSED: (State.LIVE,),
+        Event.LOOSENS: (State.WAITING,),
         Event.COMPLETED: (State.PROMOTED,),
         Event.BROKE: (State.ROLLED_BACK,),
         Event.PAUSE: (State.PAUSED,),
@@ -142,6 +143,8 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     #: the approval of what is loosened
     approval: str = ""
     differences: tuple[Difference, ...] = ()
+    #: what people have agreed to loosen; anything else the canary would loosen stays as the stable version has it
+    agreed: tuple[Loosened, ...] = ()
     #: how far the ledger has been counted
     cursor: int = -1
     #: everything of this stage
@@ -159,6 +162,11 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
             return 100
         live = self.state is State.LIVE or (self.state is State.PAUSED and self.stage)
         return self.plan.stages[self.stage - 1] if live else 0
+
+    @property
+    def unagreed(self) -> tuple[Difference, ...]:
+        """What the canary loosens and nobody has agreed to."""
+        return tuple(found for found in self.differences if found.loosens and found.kind not in self.agreed)
 
     @property
     def active(self) -> bool:
@@ -211,8 +219,11 @@ def move(rollout: Rollout, event: Event, now_us: int, why: Sequence[str] = ()) -
         )
     state = targets[-1] if rollout.stage else targets[0]
     moved = msgspec.structs.replace(rollout, state=state, version=rollout.version + 1, why=tuple(why) or rollout.why)
-    if event in (Event.SEEN, Event.AGREED, Event.PASSED):
+    if event in (Event.SEEN, Event.PASSED):
         return _stage(moved, rollout.stage + 1, now_us)
+    if event is Event.AGREED:  # from the shadow the first stage begins, else the one that was left off
+        agreed = (*rollout.agreed, *(found.kind for found in rollout.unagreed))
+        return _stage(msgspec.structs.replace(moved, agreed=agreed), max(rollout.stage, 1), now_us)
     if event is Event.RESUME:
         return _stage(moved, rollout.stage, now_us)
     return moved if state in ACTIVE else msgspec.structs.replace(moved, ended_us=now_us)
@@ -250,7 +261,9 @@ def _due(rollout: Rollout, now_us: int) -> Event | None:
     if rollout.state is State.SHADOW:
         if minutes < plan.shadow_minutes or rollout.canary_total.decided < plan.shadow_count:
             return None
-        return Event.LOOSENS if any(found.loosens for found in rollout.differences) else Event.SEEN
+        return Event.LOOSENS if rollout.unagreed else Event.SEEN
+    if rollout.state is State.LIVE and rollout.unagreed:
+        return Event.LOOSENS
     if rollout.state is not State.LIVE or minutes < plan.stage_minutes:
         return None
     if rollout.canary_total.ended < plan.stage_count or _missing(rollout):

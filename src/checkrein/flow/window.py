@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+#: an action, what the stable version decides of it, and what the canary does
+Loosened = tuple[str, str, str]
+
 
 class Tally(msgspec.Struct, frozen=True):
     """How often each thing happened on one arm.
@@ -33,6 +36,10 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     loosens: bool
     count: int
     example: str
+
+    @property
+    def kind(self) -> Loosened:
+        return (self.action, self.before, self.after)
 
 
 class Minute(msgspec.Struct, frozen=True):

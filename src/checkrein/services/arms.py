@@ -106,7 +106,8 @@ class Arms:
         bundle = self._bundle(rollout.canary)
         known = self._pdp.trying()
         version = known.version if known and known.version.bundle is bundle else Version.of(bundle)
-        return Trial(rollout.id, version, lambda name: on_canary(rollout, name, self._key), shadows)
+        agreed = frozenset(rollout.agreed)
+        return Trial(rollout.id, version, lambda name: on_canary(rollout, name, self._key), shadows, agreed)
 
     def _bundle(self, digest: str) -> Bundle:
         trying = self._pdp.trying()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
@@ -111,11 +112,23 @@ async def _answered(case: Golden, arm: str, answerer: Answerer, judged_by: Judge
     except UpstreamUnavailable as error:
         took = (perf_counter() - begun) * 1000
         return Line(arm=arm, answered=Answered(case=case.id, ok=False, latency_ms=took, score=0.0, error=str(error)))
+    if wrong := _impossible(said):
+        took = (perf_counter() - begun) * 1000
+        return Line(arm=arm, answered=Answered(case=case.id, ok=False, latency_ms=took, score=0.0, error=wrong))
     took = said.latency_ms if said.latency_ms is not None else (perf_counter() - begun) * 1000
     found = await score(case, said.text, judged_by)
     found = said.score if found is None else found
     answered = Answered(case=case.id, ok=True, latency_ms=took, score=found, tokens=said.tokens, cost=said.cost)
     return Line(arm=arm, answered=answered, text=said.text)
+
+
+def _impossible(said: Said) -> str:
+    """What is wrong with the figures an answer came with: an agent does not talk itself cheap or quick."""
+    figures = {"tokens": said.tokens, "cost": said.cost, "latency_ms": said.latency_ms, "score": said.score}
+    for name, value in figures.items():
+        if value is not None and not 0 <= value < math.inf:
+            return f"`{name}` is not a figure from 0 on"
+    return "`score` is above 1" if said.score is not None and said.score > 1 else ""
 
 
 # --- governance

@@ -15,6 +15,7 @@ from checkrein.decide.context import Situation
 from checkrein.decide.evaluate import PythonPolicy, evaluate
 from checkrein.decide.explain import explain
 from checkrein.flow.approval import Approval
+from checkrein.flow.window import Loosened
 from checkrein.model import Advice, BadRequest, Decision, Outcome, PolicyError, Request
 from checkrein.model.decision import UNSUPPORTED, Shadow
 from checkrein.policy.bundle import Bundle
@@ -67,13 +68,15 @@ class Version(msgspec.Struct, frozen=True):
 class Trial(msgspec.Struct, frozen=True):
     """Another version that is tried: `on_canary` says for whom it decides, for all others it only shadows if it may.
 
-    Who takes part is said by the session, or else by the subject, so that one conversation has one arm.
+    Who takes part is said by the session, or else by the subject, so that one conversation has one arm. What it would
+    loosen beyond what people have `agreed` to stays as the stable version has it.
     """
 
     rollout: str
     version: Version
     on_canary: Callable[[str], bool]
     shadows: bool
+    agreed: frozenset[Loosened] = frozenset()
 
 
 class Pdp:
@@ -144,20 +147,30 @@ class Pdp:
         }
         now_us = self._clock.now_us() if now_us is None else now_us
         part, trial = asked.part, self._trial
-        version = self._stable
+        version, shadows = self._stable, trial is not None and trial.shadows
+        case = _Case(request, turn, now_us, supported)
         if trial is not None:
             chosen = trial.on_canary(unit(request))
+            if chosen and self._loosens(trial, case, discharged):
+                chosen, shadows = False, True
             part = Part(trial.rollout, CANARY if chosen else STABLE)
             version = trial.version if chosen else version
-        case = _Case(request, turn, now_us, supported)
         made, discharged = self._made(version, case, discharged)
         approval_id = discharged.id if discharged and made.outcome.runs else ""
         found: dict[str, object] = {"approval_id": approval_id, **ids}
         if part is not None:
             found |= {"rollout": part.rollout, "arm": part.arm}
-        if trial is not None and trial.shadows:
+        if trial is not None and shadows:
             found["shadow"] = self._shadow(trial.version, case, discharged)
         return msgspec.structs.replace(made, **found)
+
+    def _loosens(self, trial: Trial, case: _Case, discharged: Approval | None) -> bool:
+        """Whether the version that is tried is laxer here than the stable one, in a way nobody agreed to."""
+        if case.request.subject.type == TURN:
+            return False
+        before = self._evaluate(self._stable, case, discharged).outcome
+        after = self._evaluate(trial.version, case, discharged).outcome
+        return after < before and (case.request.action.name, before.wire, after.wire) not in trial.agreed
 
     def _made(self, version: Version, case: _Case, discharged: Approval | None) -> tuple[Decision, Approval | None]:
         """The decision of one version, and the approval it rests on."""

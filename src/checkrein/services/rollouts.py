@@ -244,8 +244,7 @@ class Rollouts:
 
     def _loosening(self, rollout: Rollout) -> Approval:
         """The request to people: exactly these differences of exactly these two versions."""
-        loosened = [found for found in rollout.differences if found.loosens]
-        told = [f"{found.action}: {found.before} becomes {found.after}" for found in loosened]
+        told = [f"{found.action}: {found.before} becomes {found.after}" for found in rollout.unagreed]
         given = {"stable": rollout.stable, "canary": rollout.canary, "loosens": told}
         request = Request(
             Subject("user", rollout.started_by),
