@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,12 @@ def test_case_width_accents_spacing_and_invisible_characters_fold_away() -> None
     assert fold("  Wíre\u200b \u00a0MONEY\n\ttoday ") == "wire money today"
     assert fold("\uff37\uff29\uff32\uff25") == "wire"
     assert fold("STRASSE") == fold("straße")
+
+
+@pytest.mark.parametrize("char", ["\u2065", "\ufff0", "\U000e0041", "\U000e0100", "\ufe0f", "\u3164", "\u180e"])
+def test_what_is_shown_as_nothing_hides_nothing(char: str) -> None:
+    assert fold(f"wi{char}re") == "wire"
+    assert image(f"4111{char}1111")[0] == b"41111111"
 
 
 def test_punctuation_becomes_ascii_and_sentence_ends_stay_sentence_ends() -> None:

@@ -15,6 +15,8 @@ MARK = "\xb7"
 
 #: letters by category, yet nothing to see: fillers of Hangul and Braille
 _BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800")
+#: Default_Ignorable_Code_Point (Unicode 16) beyond the categories below: reserved, and shown as nothing all the same
+_RESERVED = ((0x2065, 0x2065), (0xFFF0, 0xFFF8), (0xE0000, 0xE0FFF))
 #: sentence ends of other scripts; full-width and ellipsis forms are already decomposed to ASCII
 _SENTENCE_ENDS = frozenset("\u3002\uff61\u203d\u06d4\u061f\u0964")
 _HIDDEN = bytes(code for code in range(0x20) if code not in b"\t\n\r") + b"\x7f"
@@ -44,8 +46,9 @@ class _Fold(dict[int, str]):
 
 
 def _invisible(char: str) -> bool:
-    category = unicodedata.category(char)
-    return category in ("Mn", "Me", "Cf", "Cc") or char in _BLANK
+    if unicodedata.category(char) in ("Mn", "Me", "Cf", "Cc") or char in _BLANK:
+        return True
+    return any(first <= ord(char) <= last for first, last in _RESERVED)
 
 
 def _image_of(char: str) -> str:
