@@ -58,6 +58,8 @@ from checkrein.web.proxy import Proxy, Route
 DATA = ".checkrein"
 #: how often a server looks for a new policy version; what it finds must be there twice
 RELOAD_EVERY_S = 1.0
+#: how often it looks for approvals whose time is over; deadlines are kept whether it does or not
+SWEEP_EVERY_S = 30.0
 #: how often a server looks for a checkpoint that witnesses have not seen
 WITNESS_EVERY_S = 5.0
 
@@ -102,6 +104,7 @@ class System:
         self.vault = vault
         self.clock = SystemClock()
         self.turns = Turns()
+        self._sweep_at = 0.0
         self.shelf = Shelf(data)
         key = data.commitment_key()
         facts = ConfiguredFacts(self.config)
@@ -182,13 +185,21 @@ class System:
         return (*self.reloader.warnings(), *self.witnesses.warnings())
 
     def watching(self) -> Watch:
-        """While the block runs, new policy versions are taken from where this one came from."""
-        return Watch(self._look, every_s=RELOAD_EVERY_S)
+        """While the block runs, what a server does beside its requests is done; see `look`."""
+        return Watch(self.look, every_s=RELOAD_EVERY_S)
 
-    def _look(self) -> None:
-        """What a server does beside its requests: take new policies, and move a rollout on."""
-        self.reloader.poll()
-        self.rollouts.tick()
+    def look(self) -> None:
+        """Take new policies from where these came from, move a rollout on, and let approvals expire.
+
+        A rollout must go back also while something is wrong with the policies that are offered.
+        """
+        try:
+            self.reloader.poll()
+        finally:
+            self.rollouts.tick()
+            if time.monotonic() >= self._sweep_at:
+                self._sweep_at = time.monotonic() + SWEEP_EVERY_S
+                self.approvals.sweep()
 
     def close(self) -> None:
         self.vault.close()

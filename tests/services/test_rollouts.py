@@ -454,3 +454,32 @@ def test_what_is_stored_of_a_rollout_is_json_that_others_read(system: System):
     row = system.store.row(ROOM, begun.id)
     assert row is not None
     assert json.loads(row.body)["plan"]["stages"] == [50, 100]
+
+
+async def test_a_rollout_goes_back_also_while_the_policies_that_are_offered_are_broken(
+    traffic: Traffic, monkeypatch: pytest.MonkeyPatch
+):
+    traffic.other.status = 500
+    begun = begin(traffic.system, plan=LONG)
+
+    def broken() -> None:
+        raise RuntimeError("the source is in pieces")
+
+    monkeypatch.setattr(traffic.system.reloader, "poll", broken)
+    for _ in range(60):
+        await traffic.round()
+        with pytest.raises(RuntimeError):
+            traffic.system.look()
+        if not traffic.system.rollouts.get(begun.id).active:
+            break
+    assert traffic.system.rollouts.get(begun.id).state is State.ROLLED_BACK
+
+
+def test_a_server_lets_approvals_expire(system: System, monkeypatch: pytest.MonkeyPatch):
+    mail = asking("send_email", "erin", to="a", subject="b", body="c")
+    assert system.gateway.evaluate_sync(mail, caller="tests").outcome is Outcome.REQUIRE_REVIEW
+    now_us = system.clock.now_us()
+    monkeypatch.setattr(system.clock, "now_us", lambda: now_us + 2 * 3600 * 1_000_000)
+    system.look()
+    (record,) = system.store.records(RecordQuery(kinds=("approval.expired",)))
+    assert record.body["actor"]["id"] == "erin"
