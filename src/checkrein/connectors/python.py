@@ -18,7 +18,8 @@ from typing import ParamSpec, TypeVar, cast
 from checkrein.model import Action, BadRequest, ConfigError, Request, Resource, Subject
 from checkrein.model.json import as_json
 from checkrein.model.request import PROMPT
-from checkrein.services.gateway import Gateway, Governed
+from checkrein.services.gateway import Gateway
+from checkrein.services.governed import Governed
 from checkrein.services.idempotency import Once, Replay
 
 P = ParamSpec("P")

@@ -3,6 +3,7 @@
 `pdp`        decides a request: facts, trace id, bundle, Python policies
 `gateway`    runs one governed action: decide, record, execute, record (sync and async)
 `steps`      the two drivers of an action's steps: asyncio and threads
+`governed`   what a governed action is while it is under way
 `approvals`  lists, shows and votes; the state machine in the store
 `audit`      reads, verifies and exports the ledger; activity rows
 `records`    what happened, as ledger drafts

@@ -30,69 +30,17 @@ from checkrein.model import (
     StoreUnavailable,
 )
 from checkrein.model.decision import UNSUPPORTED
-from checkrein.model.json import JsonObject
 from checkrein.model.stamp import stamp
 from checkrein.ports import Clock, Payload, Store, Unit
 from checkrein.services import records
 from checkrein.services.approvals import Approvals, save
-from checkrein.services.idempotency import Claim, Idempotency, Once, Replay
-from checkrein.services.payloads import MAX_ANSWER_BYTES, MAX_RESULT_BYTES, Sealer
-from checkrein.services.pdp import ANY, Asked, Part, Pdp
+from checkrein.services.governed import Asking, Governed, decision_of
+from checkrein.services.idempotency import Idempotency, Once, Replay
+from checkrein.services.payloads import Sealer
+from checkrein.services.pdp import ANY, Part, Pdp
 from checkrein.services.steps import Driver, Steps, wait
 from checkrein.services.turns import Turn, Turns
 from checkrein.services.writes import Unsealed, together
-
-
-class Governed:
-    """An action that may run: what exactly to run, and how to say how it ended."""
-
-    def __init__(self, request: Request, decision: Decision, machine: flow.ActionFlow) -> None:
-        #: the action as it may leave: redacted where policy says so. Run this, not what came in.
-        self.request = request
-        self.decision = decision
-        self.machine = machine
-        #: set by `Gateway.turn`, for an upstream that asks about its own tool calls
-        self.turn: Turn | None = None
-        #: the idempotency key this runs under
-        self.claim: Claim | None = None
-        #: what the execution answered: see `answered`
-        self.result = b""
-        #: what the caller is told: see `replies`
-        self.reply = b""
-        #: False when it is certain that the action did not even begin
-        self.ran = True
-        self._begun = perf_counter_ns()
-        self._status = "ok"
-        self._error = ""
-        self._detail: dict[str, object] = {}
-
-    @property
-    def redacted(self) -> bool:
-        return self.decision.outcome is Outcome.ALLOW_WITH_REDACTION
-
-    def ended(self, status: str, *, error: str = "", detail: JsonObject | None = None) -> None:
-        """Say how the execution ended: `ok`, `failed` or `cancelled`; `error` is a type, never a message."""
-        self._status, self._error = status, error
-        self._detail = dict(detail or {})
-
-    def answered(self, result: bytes) -> None:
-        """Keep the result, sealed beside the ledger; of one longer than `MAX_RESULT_BYTES` the beginning."""
-        self.result = result[:MAX_RESULT_BYTES]
-
-    def replies(self, reply: bytes) -> None:
-        """Keep what the caller is told, for the next use of its idempotency key, unless it is very long."""
-        self.reply = reply if len(reply) <= MAX_ANSWER_BYTES else b""
-
-    def never_ran(self) -> None:
-        """Say that nothing of the action happened, so that its idempotency key may be used again."""
-        self.ran = False
-
-    def lasted_us(self) -> int:
-        """Microseconds since the action was let through."""
-        return (perf_counter_ns() - self._begun) // 1000
-
-    def end(self) -> tuple[str, str, dict[str, object]]:
-        return self._status, self._error, self._detail
 
 
 class Gateway:
@@ -232,7 +180,7 @@ class Gateway:
         asking = self._asking(flow.Mode.RUN, request, caller, trace_id, once)
         asking.asked = msgspec.structs.replace(asking.asked, part=part)
         command = yield from self._until_settled(asking)
-        decision = _decision(asking.machine)
+        decision = decision_of(asking.machine)
         match command:
             case flow.Execute():
                 return asking.governed()
@@ -261,7 +209,7 @@ class Gateway:
                 "no decision was given because it could not be recorded",
                 hint="`checkrein doctor` says what is wrong with the store",
             )
-        return _decision(asking.machine)
+        return decision_of(asking.machine)
 
     def _asking(
         self,
@@ -271,11 +219,11 @@ class Gateway:
         trace_id: str,
         once: Once | None,
         supported: object = ANY,
-    ) -> _Asking:
+    ) -> Asking:
         claim = self.idempotency.claim(once) if once else None
-        return _Asking(flow.ActionFlow(mode), self._pdp.resolve(request), caller, trace_id, claim, supported)
+        return Asking(flow.ActionFlow(mode), self._pdp.resolve(request), caller, trace_id, claim, supported)
 
-    def _until_settled(self, asking: _Asking) -> Steps[flow.Command]:
+    def _until_settled(self, asking: Asking) -> Steps[flow.Command]:
         """Decide and record until the machine says what to tell the caller."""
         machine, claim = asking.machine, asking.claim
         command = machine.handle(flow.Submitted())
@@ -295,7 +243,7 @@ class Gateway:
             claim.over()
         return command
 
-    def _call_off(self, asking: _Asking) -> Steps[None]:
+    def _call_off(self, asking: Asking) -> Steps[None]:
         """The record stands but a payload does not: nothing runs, and a start that is recorded gets its end."""
         with contextlib.suppress(StoreUnavailable):  # then recovery writes `execution.unknown`, and the key stays taken
             if isinstance(asking.machine.handle(flow.Durable()), flow.Execute):
@@ -303,11 +251,11 @@ class Gateway:
                 governed.ended("cancelled", error="payload_unavailable")
                 governed.never_ran()
                 yield from self._end(governed)
-            elif asking.claim and _decision(asking.machine).outcome.runs:
+            elif asking.claim and decision_of(asking.machine).outcome.runs:
                 yield from self._write(Unit(saves=(asking.claim.released(),)))
                 asking.claim.over()
 
-    def _decide(self, asking: _Asking, command: flow.Decide) -> flow.Decided:
+    def _decide(self, asking: Asking, command: flow.Decide) -> flow.Decided:
         begun, asked = perf_counter_ns(), asking.asked
         now_us = asking.now_us = self._clock.now_us()
         decision = self._pdp.decide(
@@ -338,7 +286,7 @@ class Gateway:
 
     def _with_handle(self, machine: flow.ActionFlow) -> Decision:
         """The decision as answered and recorded: with the approval it opened, joined or spent."""
-        decision = _decision(machine)
+        decision = decision_of(machine)
         if machine.approval is None:
             return decision
         return msgspec.structs.replace(
@@ -347,10 +295,10 @@ class Gateway:
             approval_expires_at=stamp(machine.approval.deadline_us),
         )
 
-    def _record(self, asking: _Asking, command: flow.Record) -> Steps[flow.Event]:
+    def _record(self, asking: Asking, command: flow.Record) -> Steps[flow.Event]:
         """Write what must be durable before the caller hears anything; raises `Unsealed`."""
         machine, request, now_us = asking.machine, asking.asked.request, asking.now_us
-        made = _decision(machine)
+        made = decision_of(machine)
         payload = self._sealer.request(asking.asked, made, asking.discharged, now_us)
         saves = [save(approval) for approval in command.approvals]
         answer: Payload | None = None
@@ -458,37 +406,6 @@ class Gateway:
             )
 
 
-class _Asking:
-    """One action on its way to a decision: who asks what, and what was found out last."""
-
-    def __init__(
-        self,
-        machine: flow.ActionFlow,
-        asked: Asked,
-        caller: str,
-        trace_id: str,
-        claim: Claim | None,
-        supported: object,
-    ) -> None:
-        self.machine = machine
-        self.asked = asked
-        self.caller = caller
-        self.trace_id = trace_id
-        self.claim = claim
-        self.supported = supported
-        self.now_us = 0
-        self.latency_us = 0
-        self.discharged: Approval | None = None
-        #: the action as it may leave, and how much was redacted in it, by class
-        self.clean: Request = asked.request
-        self.counts: dict[str, int] = {}
-
-    def governed(self) -> Governed:
-        governed = Governed(self.clean, _decision(self.machine), self.machine)
-        governed.claim = self.claim
-        return governed
-
-
 #: the state of the approval that a record is about
 _STATES = {
     "approval.requested": ApprovalState.PENDING,
@@ -500,12 +417,6 @@ _STATES = {
 def _meant(kind: str, command: flow.Record) -> Approval:
     """The approval of the command that a record of this kind is about."""
     return next(approval for approval in command.approvals if approval.state is _STATES[kind])
-
-
-def _decision(machine: flow.ActionFlow) -> Decision:
-    if machine.decision is None:
-        raise flow.IllegalEvent("no decision was made")
-    return machine.decision
 
 
 def _reason(decision: Decision) -> str:

@@ -20,7 +20,8 @@ from checkrein.model import ApiKey, CheckreinError, Decision, Permission, Upstre
 from checkrein.model.json import dumps
 from checkrein.ports import Reply, Upstream
 from checkrein.services.arms import Arms
-from checkrein.services.gateway import Gateway, Governed
+from checkrein.services.gateway import Gateway
+from checkrein.services.governed import Governed
 from checkrein.services.idempotency import Replay
 from checkrein.services.payloads import MAX_ANSWER_BYTES as MAX_KEPT_BYTES
 from checkrein.services.payloads import MAX_RESULT_BYTES

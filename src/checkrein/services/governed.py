@@ -1,0 +1,103 @@
+"""One action under way: on its way to a decision (`Asking`), then let through (`Governed`)."""
+
+from __future__ import annotations
+
+from time import perf_counter_ns
+
+from checkrein.flow import action as flow
+from checkrein.flow.approval import Approval
+from checkrein.model import Decision, Outcome, Request
+from checkrein.model.json import JsonObject
+from checkrein.services.idempotency import Claim
+from checkrein.services.payloads import MAX_ANSWER_BYTES, MAX_RESULT_BYTES
+from checkrein.services.pdp import Asked
+from checkrein.services.turns import Turn
+
+
+class Governed:
+    """An action that may run: what exactly to run, and how to say how it ended."""
+
+    def __init__(self, request: Request, decision: Decision, machine: flow.ActionFlow) -> None:
+        #: the action as it may leave: redacted where policy says so. Run this, not what came in.
+        self.request = request
+        self.decision = decision
+        self.machine = machine
+        #: set by `Gateway.turn`, for an upstream that asks about its own tool calls
+        self.turn: Turn | None = None
+        #: the idempotency key this runs under
+        self.claim: Claim | None = None
+        #: what the execution answered: see `answered`
+        self.result = b""
+        #: what the caller is told: see `replies`
+        self.reply = b""
+        #: False when it is certain that the action did not even begin
+        self.ran = True
+        self._begun = perf_counter_ns()
+        self._status = "ok"
+        self._error = ""
+        self._detail: dict[str, object] = {}
+
+    @property
+    def redacted(self) -> bool:
+        return self.decision.outcome is Outcome.ALLOW_WITH_REDACTION
+
+    def ended(self, status: str, *, error: str = "", detail: JsonObject | None = None) -> None:
+        """Say how the execution ended: `ok`, `failed` or `cancelled`; `error` is a type, never a message."""
+        self._status, self._error = status, error
+        self._detail = dict(detail or {})
+
+    def answered(self, result: bytes) -> None:
+        """Keep the result, sealed beside the ledger; of one longer than `MAX_RESULT_BYTES` the beginning."""
+        self.result = result[:MAX_RESULT_BYTES]
+
+    def replies(self, reply: bytes) -> None:
+        """Keep what the caller is told, for the next use of its idempotency key, unless it is very long."""
+        self.reply = reply if len(reply) <= MAX_ANSWER_BYTES else b""
+
+    def never_ran(self) -> None:
+        """Say that nothing of the action happened, so that its idempotency key may be used again."""
+        self.ran = False
+
+    def lasted_us(self) -> int:
+        """Microseconds since the action was let through."""
+        return (perf_counter_ns() - self._begun) // 1000
+
+    def end(self) -> tuple[str, str, dict[str, object]]:
+        return self._status, self._error, self._detail
+
+
+class Asking:
+    """One action on its way to a decision: who asks what, and what was found out last."""
+
+    def __init__(
+        self,
+        machine: flow.ActionFlow,
+        asked: Asked,
+        caller: str,
+        trace_id: str,
+        claim: Claim | None,
+        supported: object,
+    ) -> None:
+        self.machine = machine
+        self.asked = asked
+        self.caller = caller
+        self.trace_id = trace_id
+        self.claim = claim
+        self.supported = supported
+        self.now_us = 0
+        self.latency_us = 0
+        self.discharged: Approval | None = None
+        #: the action as it may leave, and how much was redacted in it, by class
+        self.clean: Request = asked.request
+        self.counts: dict[str, int] = {}
+
+    def governed(self) -> Governed:
+        governed = Governed(self.clean, decision_of(self.machine), self.machine)
+        governed.claim = self.claim
+        return governed
+
+
+def decision_of(machine: flow.ActionFlow) -> Decision:
+    if machine.decision is None:
+        raise flow.IllegalEvent("no decision was made")
+    return machine.decision
