@@ -20,7 +20,7 @@ test: $(DEV) ## run the tests
 	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not deep"
 
 test-deep: $(DEV) ## the long runs: thousands of examples, crashes, soaks
-	@CHECKREIN_DEEP=1 $(BIN)/python -m pytest
+	@CHECKREIN_DEEP=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 check: $(DEV) ## format, lint, types, and the import contract of the house
 	@$(BIN)/ruff format --check .
