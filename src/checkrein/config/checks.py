@@ -1,0 +1,170 @@
+"""What the types of the sections cannot say: ranges, lengths of time, addresses, names of variables.
+
+An error never repeats a value that may be a secret.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from checkrein.config.places import Places
+from checkrein.config.sections import (
+    ApprovalsConfig,
+    Config,
+    GateConfig,
+    RolloutConfig,
+    Server,
+    UpstreamConfig,
+    WebhookConfig,
+    WitnessConfig,
+)
+from checkrein.ledger.checkpoint import COSIGNATURE, VerifierKey
+from checkrein.model import BadRequest, ConfigError, Level, Outcome
+from checkrein.model.requirement import parse_factors, parse_span
+from checkrein.model.retention import FLOOR_DAYS, Retention
+
+OUTCOMES = tuple(outcome.wire for outcome in Outcome)
+RISKS = tuple(level.value for level in Level)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TIMEOUTS = ("connect_timeout", "first_byte_timeout", "idle_timeout", "total_timeout")
+_ROLLOUT_TIMES = ("stage_minutes", "stage_count", "shadow_minutes", "shadow_count")
+
+
+def check(config: Config, places: Places) -> None:
+    """Raise `ConfigError` for the first value that its section cannot use."""
+    for section, one in _SECTION_CHECKS.items():
+        one(getattr(config, section), places)
+    for section, each in _NAMED_CHECKS.items():
+        for name, given in getattr(config, section).items():
+            each(f"{section}.{name}", given, places)
+
+
+def _check_server(given: Server, places: Places) -> None:
+    if not 0 <= given.port <= 65535:
+        raise places.error("server.port", f"is {given.port}", "choose a port from 0 to 65535")
+    if given.max_body_bytes < 1024:
+        raise places.error("server.max_body_bytes", "is below 1024", "give it in bytes")
+    if given.public_url and not _is_base_url(given.public_url):
+        raise places.error("server.public_url", "is not an http(s) address", "write `https://host`")
+    if given.drain_seconds < 0:
+        raise places.error("server.drain_seconds", "is negative", "give it in seconds")
+
+
+def _check_approvals(given: ApprovalsConfig, places: Places) -> None:
+    try:
+        parse_span(given.retry_after)
+    except BadRequest as error:
+        raise places.error("approvals.retry_after", "is not a length of time", error.hint) from error
+
+
+def _check_retention(given: Retention, places: Places) -> None:
+    for name, days in {"days": given.days, **given.classes}.items():
+        if days < FLOOR_DAYS:
+            field = name if name == "days" else f"classes.{name}"
+            hint = f"logs of AI systems are kept for six months at least: give {FLOOR_DAYS} days or more"
+            raise places.error(f"retention.{field}", f"is {days} days", hint)
+    if given.idempotency_hours < 1:
+        raise places.error("retention.idempotency_hours", "is below 1", "give it in hours, such as 24")
+
+
+def _check_gate(given: GateConfig, places: Places) -> None:
+    for field in ("latency_quantile", "error_rate", "margin", "alpha"):
+        if not 0 < getattr(given, field) < 1:
+            raise places.error(f"gate.{field}", "is not between 0 and 1", "1 % is `0.01`")
+    for field in ("latency_ms", "decision_ms", "cost_per_1000_tokens", "concurrency"):
+        if not 0 < getattr(given, field) < math.inf:
+            raise places.error(f"gate.{field}", "is not a positive number", "leave it out for the default")
+
+
+def _check_webhook(name: str, given: WebhookConfig, places: Places) -> None:
+    for field in ("secret_env", "previous_secret_env"):
+        variable = getattr(given, field)
+        if variable and not _VARIABLE.fullmatch(variable):
+            hint = "name a variable, such as `SIEM_SECRET`, and put the secret there"
+            raise places.error(f"{name}.{field}", "is not the name of a variable", hint)
+    if given.secret_env and given.secret_file:
+        raise places.error(name, "names two secrets", "keep `secret_env` or `secret_file`")
+    if not 1 <= given.batch <= 500:
+        raise places.error(f"{name}.batch", "is not from 1 to 500", "leave it out for 100")
+    if not 0 < given.timeout <= 60:
+        raise places.error(f"{name}.timeout", "is not between 0 and 60", "give it in seconds")
+    for field, known in (("outcomes", OUTCOMES), ("risks", RISKS)):
+        for value in getattr(given, field):
+            if value not in known:
+                raise places.error(f"{name}.{field}", f"has no `{value[:40]}`", f"known: {', '.join(known)}")
+
+
+def _check_rollout(given: RolloutConfig, places: Places) -> None:
+    stages = given.stages
+    if not stages or list(stages) != sorted(set(stages)) or not 0 < stages[0] <= stages[-1] == 100:
+        raise places.error("rollout.stages", "do not rise from above 0 to 100", "write `[10, 50, 100]`")
+    for field in ("error_rate", "slow_share", "alpha"):
+        if not 0 < getattr(given, field) < 1:
+            raise places.error(f"rollout.{field}", "is not between 0 and 1", "1 % is `0.01`")
+    for field in ("denial_odds", "review_odds"):
+        if not 1 <= getattr(given, field) < math.inf:
+            raise places.error(f"rollout.{field}", "is below 1", "`1.5` tolerates half as many more")
+    for field in (*_ROLLOUT_TIMES, "slow_ms", "slow_decision_ms", "minutes", "stage_hours", "minute_count"):
+        if getattr(given, field) < (0 if field in _ROLLOUT_TIMES else 1):
+            raise places.error(f"rollout.{field}", "is too small", "give a whole number")
+    for field, parse in (("approvers", parse_factors), ("expires", parse_span)):
+        try:
+            parse(getattr(given, field))
+        except BadRequest as error:
+            raise places.error(f"rollout.{field}", "cannot be read", error.hint) from error
+
+
+def _check_witness(name: str, given: WitnessConfig, places: Places) -> None:
+    if not _is_base_url(given.url):
+        hint = "write `https://host/prefix`, without user, password or query"
+        raise places.error(f"{name}.url", "is not an http(s) address", hint)
+    try:
+        VerifierKey.parse(given.vkey, COSIGNATURE)
+    except ConfigError as error:
+        raise places.error(f"{name}.vkey", f"cannot be used: {error}", error.hint) from error
+
+
+def _check_upstream(name: str, given: UpstreamConfig, places: Places) -> None:
+    if not _is_base_url(given.base_url):
+        # the address itself stays out of the message: it may hold a password
+        hint = "write `https://host/v1`, without user, password or query"
+        raise places.error(f"{name}.base_url", "is not an http(s) address", hint)
+    if given.kind not in ("openai", "openclaw"):
+        raise places.error(f"{name}.kind", f"is `{given.kind}`", "choose `openai` or `openclaw`")
+    if given.api_key_env and not _VARIABLE.fullmatch(given.api_key_env):
+        # somebody may have written the key itself
+        hint = "name a variable, such as `OPENAI_API_KEY`, and put the key there"
+        raise places.error(f"{name}.api_key_env", "is not the name of a variable", hint)
+    if given.api_key_env and given.api_key_file:
+        raise places.error(name, "names two credentials", "keep `api_key_env` or `api_key_file`")
+    for field in _TIMEOUTS:
+        if not 0 < getattr(given, field) < math.inf:
+            raise places.error(f"{name}.{field}", "is not a positive number", "give it in seconds")
+
+
+def _is_base_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        sound = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
+    return sound and "@" not in url.netloc and not url.query and not url.fragment
+
+
+_SECTION_CHECKS: dict[str, Callable[[Any, Places], None]] = {
+    "server": _check_server,
+    "approvals": _check_approvals,
+    "rollout": _check_rollout,
+    "gate": _check_gate,
+    "retention": _check_retention,
+}
+#: for each table of such a section, with its name
+_NAMED_CHECKS: dict[str, Callable[[str, Any, Places], None]] = {
+    "upstreams": _check_upstream,
+    "webhooks": _check_webhook,
+    "witnesses": _check_witness,
+}

@@ -1,0 +1,138 @@
+"""What `checkrein.toml` may say: one struct for each section, with its defaults."""
+
+from __future__ import annotations
+
+import msgspec
+
+from checkrein.flow.limits import Limits
+from checkrein.flow.rollout import Kind, Plan
+from checkrein.model.requirement import Requirement, parse_factors, parse_span
+from checkrein.model.retention import Retention
+
+
+class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where `checkrein serve` listens. Names in `allowed_hosts` are accepted in the `Host` header.
+
+    `public_url` is its address for others, such as `https://checkrein.example`, where something stands before it.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8642
+    max_body_bytes: int = 8 * 1024 * 1024
+    allowed_hosts: tuple[str, ...] = ()
+    drain_seconds: int = 10
+    public_url: str = ""
+
+
+class UpstreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One upstream. `base_url` ends before `/chat/completions`. The credential comes from the environment or a file.
+
+    `kind` is `openai` for a model provider, `openclaw` for an agent gateway that asks Checkrein about tool calls.
+    """
+
+    base_url: str
+    kind: str = "openai"
+    models: tuple[str, ...] = ("*",)
+    api_key_env: str = ""
+    api_key_file: str = ""
+    connect_timeout: float = 5.0
+    #: what 1,000 tokens cost, in and out, for the gate
+    price_in: float | None = None
+    price_out: float | None = None
+    first_byte_timeout: float = 120.0
+    idle_timeout: float = 60.0
+    total_timeout: float = 600.0
+
+
+class Person(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Somebody who acts or approves, with the roles this deployment gives them."""
+
+    roles: tuple[str, ...] = ()
+    email: str = ""
+
+
+class WebhookConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A destination that is told of records as CloudEvents. Secrets (`whsec_...`) come from the environment or a file.
+
+    `kinds` are patterns such as `approval.*`; while a secret is replaced, the previous one signs too.
+    """
+
+    url: str
+    secret_env: str = ""
+    previous_secret_env: str = ""
+    secret_file: str = ""
+    kinds: tuple[str, ...] = ("*",)
+    outcomes: tuple[str, ...] = ()
+    risks: tuple[str, ...] = ()
+    batch: int = 100
+    timeout: float = 10.0
+    from_start: bool = False
+
+
+class WitnessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A C2SP tlog-witness that cosigns checkpoints: its submission prefix, and its key `name+id+base64`."""
+
+    url: str
+    vkey: str
+
+
+class ApprovalsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`retry_after` is what a waiting caller is told, such as `"5s"`."""
+
+    retry_after: str = "5s"
+
+
+class GateConfig(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a challenger must keep to be promoted, and how many cases are asked at once."""
+
+    concurrency: int = 8
+
+
+class RolloutConfig(Plan, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How rollouts go, and who must agree to policies that loosen anything.
+
+    `slow_ms` is for answers of an upstream, `slow_decision_ms` for decisions of a policy bundle.
+    """
+
+    slow_decision_ms: int = 50
+    approvers: str = "1 of security"
+    expires: str = "3d"
+
+    def requirement(self) -> Requirement:
+        return Requirement(parse_factors(self.approvers), parse_span(self.expires))
+
+    def plan(self, kind: Kind) -> Plan:
+        given = {name: getattr(self, name) for name in Plan.__struct_fields__}
+        return Plan(**{**given, "slow_ms": self.slow_decision_ms if kind is Kind.POLICY else self.slow_ms})
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole of `checkrein.toml`."""
+
+    environment: str = "development"
+    server: Server = Server()
+    approvals: ApprovalsConfig = ApprovalsConfig()
+    upstreams: dict[str, UpstreamConfig] = {}
+    people: dict[str, Person] = {}
+    webhooks: dict[str, WebhookConfig] = {}
+    witnesses: dict[str, WitnessConfig] = {}
+    retention: Retention = Retention()
+    rollout: RolloutConfig = RolloutConfig()
+    gate: GateConfig = GateConfig()
+
+
+#: sections whose fields flags and the environment may set, with the type of the section
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "server": Server,
+    "approvals": ApprovalsConfig,
+    "retention": Retention,
+    "rollout": RolloutConfig,
+    "gate": GateConfig,
+}
+#: sections that hold one table for each name
+NAMED: dict[str, type[msgspec.Struct]] = {
+    "upstreams": UpstreamConfig,
+    "people": Person,
+    "webhooks": WebhookConfig,
+    "witnesses": WitnessConfig,
+}
