@@ -2,13 +2,15 @@
 
 Beside them, in the same run: the same store with one commit for each record, and the file sink of
 `agent-governance-toolkit-core` (in its own environment), which never syncs. A decision counts once its future
-has resolved, which is after the sync. `python -m benchmarks.ledger --million` also lists and verifies at one
+has resolved, which is after the sync. A second table has syncs that take a millisecond, as those of network disks do
+(the sync of this disk, then a sleep). `python -m benchmarks.ledger --million` also lists and verifies at one
 million records; making them takes about a minute and 1.5 GB.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
@@ -23,6 +25,7 @@ from itertools import combinations, product
 from pathlib import Path
 from unittest import mock
 
+import apsw
 import uvloop
 
 from benchmarks import toolkit
@@ -40,6 +43,8 @@ from checkrein.storage.sqlite import SqliteStore
 CALLERS = {1: 2_000, 16: 16_000, 64: 24_000, 256: 32_000}
 #: one commit a record is slower; the rate needs fewer
 ALONE = 4
+#: how much longer a sync of a network disk takes, in seconds
+NETWORK_S = 0.001
 #: one decision of so many is denied
 RARE = 499
 VERIFIED = 300_000
@@ -115,7 +120,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cost = _sync(Path(folder) / "probe")
         print(f"one sync of this disk takes {cost:.2f} ms; the more it costs, the more a group saves\n")
-        at_64 = _writing(Path(folder))
+        at_64 = _writing(Path(folder) / "this", CALLERS)
+        print(f"\nas on a network disk, where a sync takes {NETWORK_S * 1000:.0f} ms more\n")
+        with _slow_syncs():
+            _writing(Path(folder) / "network", {callers: count // 4 for callers, count in CALLERS.items()})
         _beside_a_file_sink(at_64)
         print()
         _reading(Path(folder) / "verify", VERIFIED)
@@ -135,12 +143,34 @@ def _sync(file: Path) -> float:
     return statistics.median(taken)
 
 
-def _writing(folder: Path) -> float:
+@contextlib.contextmanager
+def _slow_syncs() -> Iterator[None]:
+    """While inside, the sync of a file that SQLite opens takes `NETWORK_S` longer."""
+
+    beneath = apsw.vfs_names()[0]
+
+    class File(apsw.VFSFile):
+        def xSync(self, flags: int) -> None:  # noqa: N802 - the name that SQLite has for it
+            super().xSync(flags)
+            time.sleep(NETWORK_S)
+
+    class Disk(apsw.VFS):
+        def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> File:  # noqa: N802
+            return File(beneath, name, flags)
+
+    disk = Disk("network", beneath, makedefault=True)
+    try:
+        yield
+    finally:
+        disk.unregister()
+
+
+def _writing(folder: Path, loads: Mapping[int, int]) -> float:
     """Print the table of callers; returns decisions a second at 64."""
     print(f"{'':>8}{'group commit':>28}{'one commit a record':>30}")
     print(f"{'callers':>8}{'/s':>10}{'p50 ms':>9}{'p99 ms':>9}{'/s':>12}{'p50 ms':>9}{'p99 ms':>9}{'ratio':>8}")
     found = 0.0
-    for callers, count in CALLERS.items():
+    for callers, count in loads.items():
         rate, p50, p99 = _rate(folder / f"group{callers}", callers, count)
         with mock.patch.object(writer, "MAX_BATCH", 1):
             alone, alone50, alone99 = _rate(folder / f"alone{callers}", callers, count // ALONE)
