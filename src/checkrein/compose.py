@@ -32,6 +32,7 @@ from checkrein.services.gateway import Gateway
 from checkrein.services.idempotency import Idempotency
 from checkrein.services.ids import noise
 from checkrein.services.keys import Keys
+from checkrein.services.killswitch import KillSwitch
 from checkrein.services.outbox import Destination, Outbox
 from checkrein.services.payloads import Sealer
 from checkrein.services.pdp import Asked, Pdp
@@ -51,6 +52,7 @@ from checkrein.storage.vault import Vault
 from checkrein.web.admin import Admin
 from checkrein.web.app import create_app
 from checkrein.web.authzen import AuthZen
+from checkrein.web.control import Control
 from checkrein.web.guard import Guard
 from checkrein.web.proxy import Proxy, Route
 
@@ -116,6 +118,7 @@ class System:
             store, self.arms, self.approvals, self.clock, key=key, approvers=self.config.rollout.requirement()
         )
         self.keys = Keys(store, self.clock)
+        self.killswitch = KillSwitch(store, self.clock)
         self.audit = Audit(store, data)
         self.payloads = _privacy(store, vault, data, self.config)
         self.witnesses = Pusher(configured_witnesses(self.config), store, data, every_s=WITNESS_EVERY_S)
@@ -137,6 +140,7 @@ class System:
                 alive=store.owner_alive,
                 retention=self.config.retention,
             ),
+            killswitch=self.killswitch,
         )
 
     def app(self) -> ASGIApp:
@@ -163,6 +167,7 @@ class System:
             ),
             AuthZen(self.gateway, max_body_bytes=server.max_body_bytes, public_url=server.public_url),
             Admin(self.audit, tuple(sorted(named)), self.failing, self.warnings, now_us=self.clock.now_us),
+            Control(self.killswitch),
             stop=stop,
         )
 
@@ -182,7 +187,10 @@ class System:
 
     def warnings(self) -> tuple[str, ...]:
         """What to look at, although it keeps nothing from running."""
-        return (*self.reloader.warnings(), *self.witnesses.warnings())
+        killed: list[str] = []
+        with suppress(StoreUnavailable):  # `failing` says so
+            killed = [f"killed: {switch.target} ({switch.reason})" for switch in self.killswitch.killed()]
+        return (*self.reloader.warnings(), *self.witnesses.warnings(), *killed)
 
     def watching(self) -> Watch:
         """While the block runs, what a server does beside its requests is done; see `look`."""

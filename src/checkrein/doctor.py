@@ -25,6 +25,7 @@ from checkrein.model.stamp import stamp
 from checkrein.policy.bundle import Bundle
 from checkrein.ports import Unit
 from checkrein.services.keys import Keys
+from checkrein.services.killswitch import KillSwitch, revival
 from checkrein.services.outbox import Deliveries
 from checkrein.storage.files import DataDir
 from checkrein.storage.folder import read_folder
@@ -147,6 +148,9 @@ class _Doctor:
             yield Finding("ok", "store", f"{self._data.path} takes records, {store.head().size} stand there")
             live = [key for key in Keys(store, SystemClock()).all() if key.live(SystemClock().now_us())]
             yield Finding("ok", "keys", f"{len(live)} live") if live else _no_keys()
+            for switch in KillSwitch(store, SystemClock()).killed():
+                found = f"`{switch.target}` is killed since {stamp(switch.at_us)[:19]}Z by {switch.by}: {switch.reason}"
+                yield Finding("warn", "kill switch", found, f"`{revival(switch.target)}` when it may run again")
         finally:
             store.close()
 

@@ -11,6 +11,7 @@
 `tail`       audit tail
 `exports`    audit export
 `filters`    the filters that these share
+`control`    kill, revive, killed
 `keys`       keys create, list, revoke, rotate-signer
 `bundle`     bundle build, sign, verify, show
 `webhooks`   webhooks list, test, retry

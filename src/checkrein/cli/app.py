@@ -15,6 +15,7 @@ from checkrein.cli import (
     approvals,
     audit,
     bundle,
+    control,
     decide,
     evidence,
     exports,
@@ -75,6 +76,7 @@ tail.register(audit.app)
 exports.register(audit.app)
 evidence.register(audit.app)
 privacy.register(audit.app)
+control.register(app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(gate.app, name="gate")

@@ -14,7 +14,7 @@ import msgspec
 import typer
 
 from checkrein.cli import filters
-from checkrein.cli.common import HERE, Data, Dir, Format, Output, emit, examples, print_json
+from checkrein.cli.common import HERE, Data, Dir, Format, Output, emit, examples, print_json, say
 from checkrein.cli.tables import print_facts, print_table
 from checkrein.model import BadRequest, LedgerInvalid, NotFound
 from checkrein.model.json import dumps, load_object
@@ -175,8 +175,13 @@ def activity(
     user: filters.User = "", limit: Limit = 50, dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE
 ) -> None:
     """What happened: one row an action, with its decision and its end, newest last."""
-    with trail(dir, data) as opened:
-        rows = list(opened.activities(user=user, limit=limit))[::-1]
+    from checkrein.services import audit, killswitch
+
+    with reading(dir, data) as reader:
+        rows = list(audit.Audit(reader, reader.files).activities(user=user, limit=limit))[::-1]
+        killed = killswitch.board(reader.row(killswitch.ROOM, killswitch.ID))
+    for switch in killed:
+        say(f"killed now: {switch.target}, since {_time(stamp(switch.at_us))} by {switch.by}: {switch.reason}")
     if output is Output.JSON:
         print_json([msgspec.to_builtins(row) for row in rows])
         return

@@ -54,7 +54,7 @@ def create(
         typer.Option(
             metavar="PERMISSIONS",
             help="By comma: `call` models and tools as the owner, `decide` for any subject (an enforcement "
-            "point), `audit` reads the ledger.",
+            "point), `audit` reads the ledger, `operate` kills and revives.",
         ),
     ] = "call",
     expires: Annotated[str, typer.Option(metavar="TIME", help="Until when, such as 30d.", show_default="never")] = "",
@@ -192,7 +192,9 @@ def _permission(text: str) -> Permission:
     try:
         return Permission(text)
     except ValueError:
-        raise BadRequest(f"`{text}` is not something a key can do", hint="choose call, decide or audit") from None
+        raise BadRequest(
+            f"`{text}` is not something a key can do", hint="choose call, decide, audit or operate"
+        ) from None
 
 
 def _public(key: ApiKey) -> dict[str, object]:

@@ -22,6 +22,7 @@ from checkrein.model import (
     CheckreinError,
     Denied,
     IdempotencyConflict,
+    Killed,
     MethodNotAllowed,
     NotFound,
     Request,
@@ -131,6 +132,7 @@ def refusal(error: CheckreinError, *, retry_after_s: int, trace_id: str = "") ->
     if isinstance(error, Denied | ApprovalRequired):
         extra["checkrein"] = error.decision.to_json()["context"]
         trace_id = error.decision.trace_id
+        code = error.decision.code or code
     if isinstance(error, ApprovalRequired):
         headers["retry-after"] = str(retry_after_s)
         extra["approval_id"] = error.approval_id
@@ -155,6 +157,7 @@ _KINDS: dict[type[CheckreinError], tuple[int, str, str]] = {
     MethodNotAllowed: (405, "invalid_request_error", "method_not_allowed"),
     IdempotencyConflict: (409, "idempotency_error", ""),
     Denied: (403, "policy_denied", "denied"),
+    Killed: (403, "policy_denied", "killed"),
     ApprovalRequired: (403, "approval_required", "approval_required"),
     UpstreamUnavailable: (502, "upstream_error", "upstream_unavailable"),
     StoreUnavailable: (503, "service_unavailable", "record_unavailable"),

@@ -4,6 +4,7 @@
 `decision`  what was decided, and why
 `risk`      green, amber, red, with the factors that made it
 `identity`  who is calling: the key they hold and what it lets them do
+`target`    what a switch or a limit is about: an agent, a key, a model, a subject, a tool
 `requirement` what people a policy asks for ("2 of finance")
 `retention` how long payloads are kept
 `stamp`     times in RFC 3339
@@ -21,6 +22,7 @@ from checkrein.model.errors import (
     ConfigError,
     Denied,
     IdempotencyConflict,
+    Killed,
     LedgerInvalid,
     MethodNotAllowed,
     NotFound,
@@ -49,6 +51,7 @@ __all__ = [
     "Denied",
     "Factor",
     "IdempotencyConflict",
+    "Killed",
     "LedgerInvalid",
     "Level",
     "MethodNotAllowed",

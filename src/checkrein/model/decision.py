@@ -97,6 +97,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     trace_id: str = ""
     approval_id: str = ""
     approval_expires_at: str = ""
+    #: why it is denied where that is not for policy to say, such as `killed`
+    code: str = ""
 
     @property
     def redact(self) -> tuple[str, ...]:
@@ -156,6 +158,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
             "advice": [{"type": item.type, "text": item.text} for item in self.advice],
             "policy": {"bundle": self.bundle, "arm": self.arm},
         }
+        if self.code:
+            context["code"] = self.code
         if self.outcome is Outcome.ALLOW_WITH_REDACTION:
             context["obligations"] = [msgspec.to_builtins(duty) for duty in self.obligations]
         if self.outcome is Outcome.REQUIRE_REVIEW:

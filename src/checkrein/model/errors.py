@@ -109,6 +109,16 @@ class UpstreamUnreachable(UpstreamUnavailable):
     """There was no connection to the upstream: nothing was sent, so nothing ran there."""
 
 
+class Killed(CheckreinError):
+    """An action that ran was cut, because the kill switch `switch` was thrown for it. HTTP 403."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, switch: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.switch = switch
+
+
 class Denied(CheckreinError):
     """A governed action was denied; it did not run. `decision` says why."""
 

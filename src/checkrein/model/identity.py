@@ -19,6 +19,8 @@ class Permission(enum.StrEnum):
     DECIDE = "decide"
     #: read the audit trail
     AUDIT = "audit"
+    #: kill and revive
+    OPERATE = "operate"
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@
 `witness`    others cosign each checkpoint, once they have seen that it only extends the last
 `idempotency` one execution and one answer for an `Idempotency-Key`
 `keys`       API keys: create, find, revoke
+`killswitch` what may not run at all, from the next request on; what runs of it is cut
 `rotation`   a new key for the ledger, recorded under the old one
 
 Start with `gateway`.

@@ -31,11 +31,13 @@ from checkrein.model import (
 )
 from checkrein.model.decision import UNSUPPORTED
 from checkrein.model.stamp import stamp
+from checkrein.model.target import targets
 from checkrein.ports import Clock, Payload, Store, Unit
 from checkrein.services import records
 from checkrein.services.approvals import Approvals, save
 from checkrein.services.governed import Asking, Governed, decision_of
 from checkrein.services.idempotency import Idempotency, Once, Replay
+from checkrein.services.killswitch import KillSwitch, Running
 from checkrein.services.payloads import Sealer
 from checkrein.services.pdp import ANY, Part, Pdp
 from checkrein.services.steps import Driver, Steps, wait
@@ -58,6 +60,7 @@ class Gateway:
         owner: str,
         turns: Turns,
         idempotency: Idempotency,
+        killswitch: KillSwitch,
     ) -> None:
         self._store = store
         self._pdp = pdp
@@ -68,6 +71,8 @@ class Gateway:
         self._owner = owner
         self._turns = turns
         self.idempotency = idempotency
+        self._killswitch = killswitch
+        self._running = Running(killswitch)
         self._driver = Driver()
 
     # --- what connectors call -----------------------------------------------------------------------------------
@@ -93,13 +98,28 @@ class Gateway:
 
         Raises `Denied`, `ApprovalRequired` or `StoreUnavailable` instead of entering; with an idempotency key also
         `Replay` and `IdempotencyConflict`. An exception inside, or a cancellation, is recorded as the end and goes on.
+        Whenever the kill switch is thrown for it, it is cancelled and raises `Killed`.
         """
         steps = self._begin(request, caller, trace_id, once, part)
-        governed = await self._driver.run(steps, self._abandoned)
+        running = self._running.enter(self._pdp.resolve(request).request, caller)
+        try:
+            governed = await self._driver.run(steps, self._abandoned)
+        except asyncio.CancelledError:
+            running.leave()
+            if killed := running.caught():
+                raise killed from None
+            raise
+        except BaseException:
+            running.leave()
+            raise
         try:
             yield governed
         except asyncio.CancelledError:
-            governed.ended("cancelled", error="cancelled")
+            killed = running.caught()
+            detail = {"switch": killed.switch} if killed else None
+            governed.ended("cancelled", error="killed" if killed else "cancelled", detail=detail)
+            if killed:
+                raise killed from None
             raise
         except BaseException as error:
             if governed.end()[0] == "ok":
@@ -107,6 +127,7 @@ class Gateway:
                 governed.ended("cancelled" if stopped else "failed", error=type(error).__name__)
             raise
         finally:
+            running.leave()
             if governed.turn is not None:
                 self._turns.close(governed.turn)
             await self._driver.run(self._end(governed))
@@ -229,7 +250,9 @@ class Gateway:
         command = machine.handle(flow.Submitted())
         while isinstance(command, flow.Decide | flow.Record):
             if isinstance(command, flow.Decide):
-                if claim:
+                switch = self._killswitch.barring(targets(asking.asked.request, asking.caller))
+                asking.barred = switch.barred() if switch else None
+                if claim and not asking.barred:  # what is killed gets no answer of before either
                     claim.look()
                 command = machine.handle(self._decide(asking, command))
                 continue
@@ -258,18 +281,22 @@ class Gateway:
     def _decide(self, asking: Asking, command: flow.Decide) -> flow.Decided:
         begun, asked = perf_counter_ns(), asking.asked
         now_us = asking.now_us = self._clock.now_us()
-        decision = self._pdp.decide(
-            asked,
-            trace_id=asking.trace_id,
-            discharged=command.discharged,
-            now_us=now_us,
-            supported=asking.supported,
-        )
+        if asking.barred:
+            decision = self._pdp.refuse(asked, asking.barred, trace_id=asking.trace_id, now_us=now_us)
+        else:
+            decision = self._pdp.decide(
+                asked,
+                trace_id=asking.trace_id,
+                discharged=command.discharged,
+                now_us=now_us,
+                supported=asking.supported,
+            )
         asking.discharged, asking.trace_id = command.discharged, decision.trace_id
         asking.clean, asking.counts = self._redact(asked.request, decision)
         asking.latency_us += (perf_counter_ns() - begun) // 1000
+        spares = UNSUPPORTED in decision.reasons or bool(decision.code)
         if decision.outcome is not Outcome.REQUIRE_REVIEW:
-            return flow.Decided(decision=decision, now_us=now_us, spares=UNSUPPORTED in decision.reasons)
+            return flow.Decided(decision=decision, now_us=now_us, spares=spares)
         states = (ApprovalState.PENDING,) if command.discharged else (ApprovalState.APPROVED, ApprovalState.PENDING)
         match = self._approvals.match(asked.request.action_hash(decision.bundle), states)
         fresh = self._approvals.fresh(asked.request, decision, now_us)

@@ -10,7 +10,7 @@ from checkrein.model import Decision, Outcome, Request
 from checkrein.model.json import JsonObject
 from checkrein.services.idempotency import Claim
 from checkrein.services.payloads import MAX_ANSWER_BYTES, MAX_RESULT_BYTES
-from checkrein.services.pdp import Asked
+from checkrein.services.pdp import Asked, Barred
 from checkrein.services.turns import Turn
 
 
@@ -87,6 +87,8 @@ class Asking:
         self.now_us = 0
         self.latency_us = 0
         self.discharged: Approval | None = None
+        #: what keeps it from running, whatever policy says
+        self.barred: Barred | None = None
         #: the action as it may leave, and how much was redacted in it, by class
         self.clean: Request = asked.request
         self.counts: dict[str, int] = {}

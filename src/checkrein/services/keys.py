@@ -52,7 +52,7 @@ class Keys:
         if not 0 <= expires_s <= MAX_LIFE_S:
             raise BadRequest("the key's life is not from 1 second to 100 years", hint="leave it out for no end")
         if not permissions:
-            raise BadRequest("the key may do nothing", hint="give it `call`, `decide` or `audit`")
+            raise BadRequest("the key may do nothing", hint="give it `call`, `decide`, `audit` or `operate`")
         secret = PREFIX + secrets.token_urlsafe(32)
         now_us = self._clock.now_us()
         key = ApiKey(

@@ -37,6 +37,14 @@ class Part(msgspec.Struct, frozen=True):
     arm: str
 
 
+class Barred(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a request is denied before policy has a say: `by` names what bars it, as a policy's id would."""
+
+    reason: str
+    by: str
+    code: str
+
+
 class Asked(msgspec.Struct, frozen=True):
     """A request as it will be decided, the turn it belongs to, if it names one, and its part in a rollout."""
 
@@ -163,6 +171,24 @@ class Pdp:
         if trial is not None and shadows:
             found["shadow"] = self._shadow(trial.version, case, discharged)
         return msgspec.structs.replace(made, **found)
+
+    def refuse(self, asked: Asked, why: Barred, *, trace_id: str = "", now_us: int) -> Decision:
+        """The denial of what is barred, with the risk and labels it has; nothing is spent on it, no arm is judged."""
+        request, turn, stable = asked.request, asked.turn, self._stable
+        found = unknown_turn(stable.bundle)
+        if request.subject.type != TURN:
+            found = self._evaluate(stable, _Case(request, turn, now_us, ANY), None)
+        return Decision(
+            outcome=Outcome.DENY,
+            risk=found.risk,
+            labels=found.labels,
+            reasons=(why.reason,),
+            policies=(why.by,),
+            code=why.code,
+            bundle=stable.bundle.digest,
+            evaluation_id=fresh("evl_", 12),
+            trace_id=turn.trace_id if turn else trace_id or fresh("", 16),
+        )
 
     def _loosens(self, trial: Trial, case: _Case, discharged: Approval | None) -> bool:
         """Whether the version that is tried is laxer here than the stable one, in a way nobody agreed to."""

@@ -93,6 +93,7 @@ def decision(
                 "bundle": made.bundle,
                 "arm": made.arm,
                 "latency_us": latency_us,
+                **({"code": made.code} if made.code else {}),
             },
             "redactions": dict(redactions),
             "approval": {"id": made.approval_id},

@@ -4,6 +4,7 @@
 `authzen`  OpenID AuthZEN 1.0: `/access/v1/evaluation`, `/evaluations` and the metadata
 `proxy`    `/v1/chat/completions`, with a disconnect watcher
 `admin`    `/api/v1/audit`
+`control`  `/api/v1/kill`, `/revive`, `/killed`
 `headers`  what a body is declared as, and its `Idempotency-Key`
 `trace`    the trace of a request
 `server`   uvicorn in the foreground, or in a thread for the demo and the tests

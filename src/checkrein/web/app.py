@@ -26,6 +26,7 @@ from checkrein.web import trace
 from checkrein.web.admin import Admin
 from checkrein.web.authzen import EVALUATION, EVALUATIONS, METADATA, AuthZen
 from checkrein.web.body import Gone, TooLarge
+from checkrein.web.control import KILL, KILLED, REVIVE, Control
 from checkrein.web.guard import Guard
 from checkrein.web.headers import NotJson
 from checkrein.web.proxy import PATH as PROXIED
@@ -77,7 +78,13 @@ def error_response(path: str, error: CheckreinError, trace_id: str = "") -> Resp
 
 
 def create_app(
-    guard: Guard, proxy: Proxy, authzen: AuthZen, admin: Admin, *, stop: Callable[[], Awaitable[None]]
+    guard: Guard,
+    proxy: Proxy,
+    authzen: AuthZen,
+    admin: Admin,
+    control: Control,
+    *,
+    stop: Callable[[], Awaitable[None]],
 ) -> ASGIApp:
     """`stop` is awaited when the server shuts down."""
     routes: dict[str, tuple[tuple[str, ...], ASGIApp]] = {
@@ -90,6 +97,9 @@ def create_app(
         "/v1/models": (GET, request_response(admin.models)),
         "/api/v1/audit/records": (GET, request_response(admin.records)),
         "/api/v1/activities": (GET, request_response(admin.activities)),
+        KILL: (POST, request_response(control.kill)),
+        REVIVE: (POST, request_response(control.revive)),
+        KILLED: (GET, request_response(control.killed)),
     }
 
     async def routed(scope: Scope, receive: Receive, send: Send) -> None:
