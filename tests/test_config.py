@@ -69,6 +69,10 @@ OTHER = {
     "rollout.stages": "20, 100",
     "rollout.approvers": "2 of finance",
     "retention.results": "false",
+    "targets.enforcement_rate": "0.9",
+    "targets.gate_pass_rate": "0.5",
+    "targets.review_load": "20.0",
+    "targets.wrongful_interruptions": "0.5",
     "server.public_url": "https://checkrein.example",
 }
 

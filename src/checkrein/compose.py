@@ -18,17 +18,21 @@ from checkrein.connectors.webhook import Webhook, read_secret
 from checkrein.connectors.witness import HttpWitness
 from checkrein.ledger.checkpoint import COSIGNATURE, VerifierKey
 from checkrein.ledger.verify import Report
-from checkrein.model import ConfigError, Decision, NotFound, Request, StoreUnavailable, Subject
+from checkrein.model import BadRequest, ConfigError, Decision, NotFound, Request, StoreUnavailable, Subject
+from checkrein.model.request import PROMPT
 from checkrein.model.requirement import parse_span
 from checkrein.policy.bundle import Bundle
 from checkrein.policy.cases import CaseResult
 from checkrein.policy.cases import run as run_policy_tests
+from checkrein.policy.effect import Effect
 from checkrein.policy.explain import PolicyExplained
+from checkrein.services import metrics
 from checkrein.services.approvals import Approvals
 from checkrein.services.arms import Arms
 from checkrein.services.audit import Audit
 from checkrein.services.gates import Answerer
 from checkrein.services.gateway import Gateway
+from checkrein.services.golden import read_golden
 from checkrein.services.idempotency import Idempotency
 from checkrein.services.ids import noise
 from checkrein.services.keys import Keys
@@ -58,6 +62,8 @@ from checkrein.web.proxy import Proxy, Route
 
 #: where the store lives below the governance folder, unless `--data` says otherwise
 DATA = ".checkrein"
+#: where the golden cases lie in it
+GOLDEN = "golden"
 #: how often a server looks for a new policy version; what it finds must be there twice
 RELOAD_EVERY_S = 1.0
 #: how often it looks for approvals whose time is over; deadlines are kept whether it does or not
@@ -170,6 +176,28 @@ class System:
             Control(self.killswitch),
             stop=stop,
         )
+
+    def measured(self, since_us: int = 0) -> metrics.Report:
+        """How well this deployment governs, since then or over the window of its targets."""
+        targets = self.config.targets
+        since_us = since_us or self.clock.now_us() - parse_span(targets.window) * 1_000_000
+        return metrics.measure(self.store, targets, self._known(), since_us=since_us)
+
+    def _known(self) -> metrics.Known:
+        """What the measures go by: the tools of the policies that decide now, and the golden cases of the folder."""
+        pdp = production_pdp(self, self.pdp.bundle, self.config.environment)
+        manifests = pdp.bundle.manifests
+
+        def has_side_effects(action: str) -> bool:
+            return action != PROMPT and manifests.resolve(action).effects != (Effect.READ,)
+
+        try:
+            cases = read_golden({path.name: path.read_bytes() for path in (self.folder / GOLDEN).glob("*.jsonl")})
+        except (BadRequest, OSError) as error:
+            why_not = str(error) if isinstance(error, BadRequest) else "the golden cases cannot be read"
+            return metrics.Known(has_side_effects=has_side_effects, why_not=why_not)
+        usual = metrics.usual(cases, lambda request: pdp.decide(Asked(request)))
+        return metrics.Known(has_side_effects=has_side_effects, usual=usual)
 
     def telling(self) -> Outbox:
         """While the block runs, the configured webhooks are told of what is recorded."""

@@ -112,6 +112,25 @@ class Store(Protocol):
         """Write what is queued, sign a checkpoint, let go of the files. A second call does nothing."""
 
 
+class Counted(msgspec.Struct, frozen=True):
+    """How many records share these facets; empty where that kind of record has none."""
+
+    kind: str
+    action: str
+    outcome: str
+    risk: str
+    count: int
+
+
+class Census(Protocol):
+    """A store that tells how many records there are without reading them. Of a query only its bounds count."""
+
+    def counts(self, query: RecordQuery) -> list[Counted]: ...
+
+    def sample(self, kind: str, most: int, query: RecordQuery) -> list[Record]:
+        """Records of one kind, in order: all of them, or about `most`, drawn evenly and always the same."""
+
+
 class Handover(msgspec.Struct, frozen=True):
     """The ledger's key is about to change: both public keys, and the statement that both sign."""
 

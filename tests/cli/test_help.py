@@ -14,7 +14,7 @@ Run = Callable[..., Any]
 
 #: every verb here works on a deployment; those that answer can answer in JSON
 VERBS = (
-    *("init", "check", "test", "doctor", "decide", "activity"),
+    *("init", "check", "test", "doctor", "decide", "activity", "metrics"),
     *("approvals list", "approvals show", "approvals approve", "approvals deny"),
     *("audit list", "audit show", "audit tail", "audit verify"),
     *("keys create", "keys list", "keys revoke", "keys rotate-signer"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from concurrent.futures import wait
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from checkrein.ledger.record import decode
+from checkrein.ledger.record import decode, facets
 from checkrein.ledger.tree import EMPTY_ROOT, leaf_hash, root_of
 from checkrein.ledger.verify import examine
 from checkrein.model import StoreConflict, StoreUnavailable
@@ -351,3 +352,35 @@ def test_a_closed_store_refuses_politely(store: Store, made: Made) -> None:
         with pytest.raises(StoreUnavailable):
             read()
     assert not store.writable()
+
+
+def test_counts_are_what_a_walk_counts_within_any_bounds(store: Store, made: Made, clock: Any) -> None:
+    for at in range(60):
+        store.commit(Unit((made.decision(at, ("allow", "deny")[at % 7 == 0]), made.execution(at, "started")))).result()
+        clock.us += 1_000_000
+    middle = clock.us - 30_000_000
+    for query in ({}, {"since_us": middle}, {"until_us": middle}, {"after_seq": 10, "before_seq": 50}):
+        walked = Counter(
+            (record.kind, found.action, found.outcome, found.risk)
+            for record in store.records(RecordQuery(**query))
+            for found in [facets(record.body)]
+        )
+        found = {
+            (each.kind, each.action, each.outcome, each.risk): each.count for each in store.counts(RecordQuery(**query))
+        }
+        assert found == dict(walked)
+
+
+def test_a_sample_is_all_or_about_so_many_and_each_part_of_the_log_has_its_share(store: Store, made: Made) -> None:
+    units = [Unit((made.decision(at), made.execution(at, "started"), made.draft("x"))) for at in range(1200)]
+    wait([store.commit(unit) for unit in units])
+    every = list(store.records(RecordQuery(kinds=("decision",))))
+    assert store.sample("decision", 1200, ALL) == every
+    drawn = store.sample("decision", 120, ALL)
+    assert drawn == store.sample("decision", 120, ALL)
+    assert set(drawn) <= set(every)
+    assert 110 <= len(drawn) <= 130
+    tenths = Counter(record.seq * 10 // 3600 for record in drawn)
+    assert set(tenths) == set(range(10))
+    assert max(tenths.values()) <= 2 * min(tenths.values())
+    assert store.sample("decision", 9, RecordQuery(after_seq=3599)) == []

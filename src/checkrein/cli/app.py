@@ -22,6 +22,7 @@ from checkrein.cli import (
     folder,
     gate,
     keys,
+    metrics,
     policies,
     privacy,
     replay,
@@ -69,6 +70,7 @@ decide.register(app)
 policies.register(app)
 analysis.register(app)
 replay.register(app)
+metrics.register(app)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(audit.app, name="audit")
 audit.register(app)

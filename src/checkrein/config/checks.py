@@ -22,6 +22,7 @@ from checkrein.config.sections import (
     WebhookConfig,
     WitnessConfig,
 )
+from checkrein.flow.limits import Targets
 from checkrein.ledger.checkpoint import COSIGNATURE, VerifierKey
 from checkrein.model import BadRequest, ConfigError, Level, Outcome
 from checkrein.model.requirement import parse_factors, parse_span
@@ -78,6 +79,21 @@ def _check_gate(given: GateConfig, places: Places) -> None:
     for field in ("latency_ms", "decision_ms", "cost_per_1000_tokens", "concurrency"):
         if not 0 < getattr(given, field) < math.inf:
             raise places.error(f"gate.{field}", "is not a positive number", "leave it out for the default")
+
+
+def _check_targets(given: Targets, places: Places) -> None:
+    try:
+        parse_span(given.window)
+    except BadRequest as error:
+        raise places.error("targets.window", "is not a length of time", error.hint) from error
+    for field in ("enforcement_rate", "denial_rate", "wrongful_interruptions", "gate_pass_rate"):
+        value = getattr(given, field)
+        if value is not None and not 0 <= value <= 1:
+            raise places.error(f"targets.{field}", "is not from 0 to 1", "99 % is `0.99`")
+    for field in ("review_load", "decision_ms"):
+        value = getattr(given, field)
+        if value is not None and not 0 < value < math.inf:
+            raise places.error(f"targets.{field}", "is not a positive number", "leave it out for the default")
 
 
 def _check_webhook(name: str, given: WebhookConfig, places: Places) -> None:
@@ -160,6 +176,7 @@ _SECTION_CHECKS: dict[str, Callable[[Any, Places], None]] = {
     "approvals": _check_approvals,
     "rollout": _check_rollout,
     "gate": _check_gate,
+    "targets": _check_targets,
     "retention": _check_retention,
 }
 #: for each table of such a section, with its name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from checkrein.flow.limits import Limits
+from checkrein.flow.limits import Limits, Targets
 from checkrein.flow.rollout import Kind, Plan
 from checkrein.model.requirement import Requirement, parse_factors, parse_span
 from checkrein.model.retention import Retention
@@ -119,6 +119,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retention: Retention = Retention()
     rollout: RolloutConfig = RolloutConfig()
     gate: GateConfig = GateConfig()
+    targets: Targets = Targets()
 
 
 #: sections whose fields flags and the environment may set, with the type of the section
@@ -128,6 +129,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "retention": Retention,
     "rollout": RolloutConfig,
     "gate": GateConfig,
+    "targets": Targets,
 }
 #: sections that hold one table for each name
 NAMED: dict[str, type[msgspec.Struct]] = {

@@ -1,4 +1,4 @@
-"""What a challenger must keep to be promoted; apart from `promotion`, so that reading settings loads no statistics."""
+"""What must be kept, by a challenger and by a deployment; apart from what judges, so that reading settings is quick."""
 
 from __future__ import annotations
 
@@ -16,3 +16,19 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cost_per_1000_tokens: float = 0.05
     margin: float = 0.02
     alpha: float = 0.05
+
+
+class Targets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a deployment wants to reach over `window`; None is no target.
+
+    Enforcement and passed gates shall lie above theirs, all else below: shares, milliseconds, and reviews for 100
+    actions with side effects.
+    """
+
+    window: str = "7d"
+    enforcement_rate: float | None = 0.99
+    denial_rate: float | None = 0.001
+    review_load: float | None = None
+    wrongful_interruptions: float | None = None
+    decision_ms: float | None = 50.0
+    gate_pass_rate: float | None = 0.95

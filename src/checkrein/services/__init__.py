@@ -16,6 +16,7 @@
 `outbox`     tells webhooks of every record, at least once and in order; `cloudevents` is what they are told
 `gates`      champion and challenger on golden cases; `golden` reads them, `scoring` scores, `verdicts` reports and
              `imports` takes runs of other tools
+`metrics`    how well a deployment governs, beside its targets
 `recovery`   after a crash: a start without an end becomes `execution.unknown`
 `turns`      prompts in flight, so that an agent gateway's tool calls are decided for the person
 `ids`        unguessable ids

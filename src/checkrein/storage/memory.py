@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
 
@@ -14,7 +15,8 @@ from checkrein.ledger.record import Facets, Prepared, place, policies, prepare
 from checkrein.ledger.tree import Frontier, leaf_hash
 from checkrein.ledger.verify import Entry, Snapshot
 from checkrein.model import StoreConflict, StoreUnavailable
-from checkrein.ports import Clock, RecordQuery, Row, Save, Unit
+from checkrein.ports import Clock, Counted, RecordQuery, Row, Save, Unit
+from checkrein.storage.shapes import SPACE, SPREAD, draw_below
 from checkrein.storage.units import Randomness, Stamper, Written, checked, conflict, unrecordable
 
 _FACETS = ("user", "agent", "action", "outcome", "risk", "approval")
@@ -68,6 +70,26 @@ class MemoryStore:
         if query.newest_first:
             found.reverse()
         return iter(found[: query.limit] if query.limit else found)
+
+    def counts(self, query: RecordQuery) -> list[Counted]:
+        """See `ports.Census`."""
+        found = Counter(
+            (entry.record.kind, entry.facets.action, entry.facets.outcome, entry.facets.risk)
+            for entry in self._between(query)
+        )
+        return [Counted(*facets, found[facets]) for facets in sorted(found)]
+
+    def sample(self, kind: str, most: int, query: RecordQuery) -> list[Record]:
+        """See `ports.Census`."""
+        found = [entry.record for entry in self._between(query) if entry.record.kind == kind]
+        below = draw_below(most, len(found))
+        return [record for record in found if record.seq * SPREAD % SPACE < below]
+
+    def _between(self, query: RecordQuery) -> list[Entry]:
+        with self._reading():
+            entries = self._entries[query.after_seq + 1 : query.before_seq or None]
+        bounds = RecordQuery(since_us=query.since_us, until_us=query.until_us)
+        return [entry for entry in entries if _fits(entry.record, entry.facets, bounds)]
 
     def record(self, id: str) -> Record | None:
         """The record with this id."""

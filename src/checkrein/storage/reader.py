@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -192,10 +192,15 @@ class SqliteReader:
         while True:
             with self._connection() as connection:
                 found = merge.take(connection, size)
-                rows = [connection.execute(_RECORD + "WHERE seq = ?", (seq,)).fetchone() for seq in found]
-            yield from (_record(row) for row in rows if row)
+            yield from self._numbered(found)
             if len(found) < size:
                 return
+
+    def _numbered(self, seqs: Sequence[int]) -> list[Record]:
+        """The records with these numbers, in their order."""
+        with self._connection() as connection:
+            rows = [connection.execute(_RECORD + "WHERE seq = ?", (seq,)).fetchone() for seq in seqs]
+        return [_record(row) for row in rows if row]
 
     def _walk(self, query: RecordQuery, low: int, high: int) -> Iterator[Record]:
         """Every record in order, or every one of a trace or an approval, as far as it passes the tests."""

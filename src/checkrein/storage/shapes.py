@@ -45,6 +45,8 @@ CREATE TABLE shaped (shape INTEGER NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (
 """
 #: indexes of the version before, which nothing reads any more
 _RETIRED = ("kind", "ts", "user", "agent", "action", "outcome", "risk")
+#: Fibonacci hashing (Knuth, TAOCP 6.4): numbers in any regular order are spread evenly over the space
+SPREAD, SPACE = 2_654_435_761, 1 << 32
 
 
 #: what records have in common that one looks for: kind, the facets above (None where empty), policies
@@ -177,6 +179,30 @@ def find(
     values = (low, high, *(wanted for _, wanted in tests), *kinds, MOST + 1)
     found: list[tuple[int, int]] = list(connection.execute(sql, values))
     return None if len(found) > MOST else Merge(found, low, high, newest_first=newest_first)
+
+
+def counted(connection: apsw.Connection, low: int, high: int) -> list[tuple[str, str, str, str, int]]:
+    """Kind, action, outcome and risk of the records from `low` to `high` - 1, and how many have these."""
+    sql = """
+        SELECT kind, action, outcome, risk, sum(found) FROM (
+            SELECT *, (SELECT count(*) FROM shaped WHERE shape = id AND seq >= ? AND seq < ?) AS found FROM shape
+        ) WHERE found GROUP BY kind, action, outcome, risk ORDER BY kind, action, outcome, risk
+    """
+    return list(connection.execute(sql, (low, high)))
+
+
+def drawn(connection: apsw.Connection, kind: str, low: int, high: int, most: int) -> list[int]:
+    """The numbers, in order, of the records of a kind: all, or about `most` of them."""
+    of_kind = "FROM shape JOIN shaped ON shape = id WHERE shape.kind = ? AND seq >= ? AND seq < ?"
+    found: int = connection.execute(f"SELECT count(*) {of_kind}", (kind, low, high)).get
+    share = (kind, low, high, draw_below(most, found))
+    sql = f"SELECT seq {of_kind} AND (seq * {SPREAD}) & {SPACE - 1} < ? ORDER BY seq"
+    return [seq for (seq,) in connection.execute(sql, share)]
+
+
+def draw_below(most: int, found: int) -> int:
+    """Who draws `most` of `found` records takes those whose number is spread below this."""
+    return SPACE if found <= most else SPACE * most // found
 
 
 def _edge(shape: str, newest_first: bool) -> str:

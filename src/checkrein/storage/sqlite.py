@@ -10,8 +10,10 @@ import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from checkrein.ledger import Record
 from checkrein.model import CheckreinError, StoreUnavailable
-from checkrein.ports import Clock, Handover, Unit
+from checkrein.ports import Clock, Counted, Handover, RecordQuery, Unit
+from checkrein.storage import shapes
 from checkrein.storage.database import prepare
 from checkrein.storage.files import DataDir
 from checkrein.storage.keeper import Keeper
@@ -80,6 +82,19 @@ class SqliteStore(SqliteReader):
     def commit(self, unit: Unit) -> Written:
         """See `ports.Store.commit`."""
         return self._writer.submit(unit)
+
+    def counts(self, query: RecordQuery) -> list[Counted]:
+        """See `ports.Census`."""
+        low, high = self._bounds(query)
+        with self._connection() as connection:
+            return [Counted(*found) for found in shapes.counted(connection, low, high)]
+
+    def sample(self, kind: str, most: int, query: RecordQuery) -> list[Record]:
+        """See `ports.Census`."""
+        low, high = self._bounds(query)
+        with self._connection() as connection:
+            seqs = shapes.drawn(connection, kind, low, high, most)
+        return self._numbered(seqs)
 
     def writable(self) -> bool:
         """Whether the last write went through, or a probe does now."""
