@@ -15,6 +15,7 @@ from fakes import FakeModel
 
 CONFIG = """
 environment = "test"
+approvals.hold = 0
 
 [people.bob]
 roles = ["finance"]

@@ -142,6 +142,7 @@ def test_a_folder_without_files_has_the_defaults(tmp_path: Path) -> None:
         ("[server]\nport = 70000", "`server.port` is 70000"),
         ("[server]\nmax_body_bytes = 5", "`server.max_body_bytes` is below 1024"),
         ("[server]\ndrain_seconds = -1", "`server.drain_seconds` is negative"),
+        ("[approvals]\nhold = -1", "`approvals.hold` is not from 0 to 600"),
         ("[approvals]\nretry_after = 'soon'", "`approvals.retry_after` is not a length of time"),
         ("server = 1", "`server` cannot be used: expected `table`, got `int`"),
         ("[[server]]\nport = 1", "`server` cannot be used: expected `table`, got `array`"),

@@ -233,6 +233,35 @@ async def test_an_approved_async_call_runs_once(governor: Governor):
     assert all(isinstance(other, ApprovalRequired) for other in again if other != "sent")
 
 
+def test_waiting_ends_with_the_vote(governor: Governor):
+    @governor.governed(tool="send_email", subject="alice")
+    def send(to: str, subject: str, body: str) -> str:
+        return "sent"
+
+    with pytest.raises(ApprovalRequired) as waiting:
+        send("all", "s", "b")
+    assert governor.wait(waiting.value, timeout=0).state == "pending"
+    voter = threading.Timer(0.05, approve, (governor, waiting.value.approval_id))
+    voter.start()
+    assert governor.wait(waiting.value.approval_id[:12]).state == "approved"
+    voter.join()
+    assert send("all", "s", "b") == "sent"
+    assert governor.wait(waiting.value.decision).state == "used"
+
+
+async def test_waiting_on_an_event_loop_lets_others_go_on(governor: Governor):
+    asked = governor.decide(MAIL)
+    waiting = asyncio.ensure_future(governor.wait_async(asked))
+    await asyncio.sleep(0)
+    await asyncio.to_thread(approve, governor, asked.approval_id)
+    assert (await waiting).state == "approved"
+
+
+def test_what_asked_nobody_is_not_waited_for(governor: Governor):
+    with pytest.raises(BadRequest, match="nobody was asked"):
+        governor.wait(governor.decide(READ))
+
+
 def test_an_exception_goes_on_and_is_recorded_as_failed_without_its_message(governor: Governor):
     @governor.governed(tool="read_file", subject="alice")
     def read_file(path: str) -> None:

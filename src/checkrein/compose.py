@@ -8,7 +8,6 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
-from starlette.types import ASGIApp
 
 from checkrein import config as configuration
 from checkrein.config import Config, Loaded, UpstreamConfig, WebhookConfig
@@ -45,6 +44,7 @@ from checkrein.services.recovery import recover
 from checkrein.services.reload import Reloader, Source, Trial, Version, Watch, first, prove, read_bundle
 from checkrein.services.rollouts import Rollouts
 from checkrein.services.turns import Turns
+from checkrein.services.waiting import Drain, Hold, Waiting
 from checkrein.services.witness import Pusher, Witness
 from checkrein.storage.bundles import ArchiveSource, Bundles, FolderSource, read_public_key
 from checkrein.storage.files import DataDir
@@ -54,7 +54,7 @@ from checkrein.storage.shelf import Shelf
 from checkrein.storage.sqlite import SqliteStore
 from checkrein.storage.vault import Vault
 from checkrein.web.admin import Admin
-from checkrein.web.app import create_app
+from checkrein.web.app import Application, create_app
 from checkrein.web.authzen import AuthZen
 from checkrein.web.control import Control
 from checkrein.web.guard import Guard
@@ -120,6 +120,7 @@ class System:
         self.arms = Arms(store, self.pdp, self.shelf, key=key, offered=version.bundle)
         self.reloader = Reloader(self.arms, store, source, _trial(self.config), version)
         self.approvals = Approvals(store, self.clock, key)
+        self.waiting = Waiting(store, self.approvals, self.clock)
         self.rollouts = Rollouts(
             store, self.arms, self.approvals, self.clock, key=key, approvers=self.config.rollout.requirement()
         )
@@ -149,7 +150,7 @@ class System:
             killswitch=self.killswitch,
         )
 
-    def app(self) -> ASGIApp:
+    def app(self) -> Application:
         """The HTTP application. Its upstream connections belong to the loop that serves it."""
         routes = {
             name: Route(upstream(name, given, self.loaded), given.models, handles=given.kind == "openclaw")
@@ -161,6 +162,7 @@ class System:
             for route in routes.values():
                 await route.upstream.close()
 
+        drain = Drain()
         named = {model for route in routes.values() for model in route.models if "*" not in model}
         return create_app(
             Guard(self.keys, (server.host, *server.allowed_hosts)),
@@ -170,10 +172,12 @@ class System:
                 max_body_bytes=server.max_body_bytes,
                 retry_after_s=parse_span(self.config.approvals.retry_after),
                 arms=self.arms,
+                hold=Hold(self.waiting, self.config.approvals.hold, drain),
             ),
             AuthZen(self.gateway, max_body_bytes=server.max_body_bytes, public_url=server.public_url),
             Admin(self.audit, tuple(sorted(named)), self.failing, self.warnings, now_us=self.clock.now_us),
             Control(self.killswitch),
+            drain=drain,
             stop=stop,
         )
 
@@ -238,6 +242,7 @@ class System:
                 self.approvals.sweep()
 
     def close(self) -> None:
+        self.waiting.close()
         self.vault.close()
         self.store.close()
 

@@ -15,13 +15,16 @@ import msgspec
 from checkrein.compose import System, open_system
 from checkrein.connectors import python
 from checkrein.decide.evaluate import PythonPolicy
-from checkrein.model import Action, BadRequest, ConfigError, Decision, Request, Resource, Subject
+from checkrein.flow.approval import Approval
+from checkrein.model import Action, ApprovalRequired, BadRequest, ConfigError, Decision, Request, Resource, Subject
 from checkrein.model.json import as_json
 from checkrein.services.audit import Activity
 from checkrein.services.pdp import Asked
 
 P = ParamSpec("P")
 R = TypeVar("R")
+#: longer than anything lives that one could wait for, in seconds
+_FOR_EVER_S = 10 * 366 * 86_400.0
 _acting: ContextVar[Subject | None] = ContextVar("checkrein_acting", default=None)
 
 
@@ -99,6 +102,23 @@ class Governor:
             idempotency_key=idempotency_key,
         )
 
+    def wait(self, approval: str | ApprovalRequired | Decision, *, timeout: float | None = None) -> Approval:
+        """Wait until people have settled an approval, named by its id or by what asked for it.
+
+        Its `state` is then `approved`, `denied`, `expired` or whatever else came of it; `pending` when `timeout`
+        seconds were not enough. An approved call still has to be made: it is decided afresh, and runs once.
+        """
+        return self.system.waiting.settled_sync(_awaited(approval), _FOR_EVER_S if timeout is None else timeout)
+
+    async def wait_async(
+        self,
+        approval: str | ApprovalRequired | Decision,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> Approval:
+        """`wait` on an event loop: a thousand that wait cost no thread."""
+        return await self.system.waiting.settled(_awaited(approval), _FOR_EVER_S if timeout is None else timeout)
+
     @contextmanager
     def acting_as(self, subject: str | Subject, *, roles: tuple[str, ...] = ()) -> Iterator[None]:
         """Governed functions called inside act for this subject (this thread or task only)."""
@@ -122,6 +142,14 @@ class Governor:
         if limit < 1:
             raise BadRequest("`limit` is below 1", hint="say how many rows you want")
         return self.system.audit.activities(user=user_id, limit=limit)
+
+
+def _awaited(approval: str | ApprovalRequired | Decision) -> str:
+    """The id of the approval; raises `BadRequest` for a decision that asked nobody."""
+    id = approval if isinstance(approval, str) else approval.approval_id
+    if not id:
+        raise BadRequest("nobody was asked for approval", hint="wait only for what needs review")
+    return id
 
 
 def _checked(request: Request | Mapping[str, object]) -> Request:

@@ -85,6 +85,18 @@ class RecordQuery(msgspec.Struct, frozen=True, kw_only=True):
     newest_first: bool = False
 
 
+class Changes(Protocol):
+    """Notices what others write. For one thread at a time."""
+
+    def changed(self) -> bool:
+        """Whether anybody, in any process, wrote since the last look; true at the first.
+
+        Cheap enough for a look every few milliseconds. Raises `StoreUnavailable` while there is no store.
+        """
+
+    def close(self) -> None: ...
+
+
 class Store(Protocol):
     """Ledger and rows in one place. Reads see every unit whose future has resolved."""
 
@@ -104,6 +116,9 @@ class Store(Protocol):
 
     def head(self) -> Head:
         """Size and root of the tree over every durable record."""
+
+    def changes(self) -> Changes:
+        """What notices that anybody wrote; the caller closes it."""
 
     def writable(self) -> bool:
         """Whether the last write went through, or a probe does now (`/readyz`)."""

@@ -60,6 +60,9 @@ def _check_approvals(given: ApprovalsConfig, places: Places) -> None:
         parse_span(given.retry_after)
     except BadRequest as error:
         raise places.error("approvals.retry_after", "is not a length of time", error.hint) from error
+    if not 0 <= given.hold <= 600:
+        hint = "give it in seconds; 0 answers at once that people are asked"
+        raise places.error("approvals.hold", "is not from 0 to 600", hint)
 
 
 def _check_retention(given: Retention, places: Places) -> None:

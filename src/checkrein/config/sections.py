@@ -77,9 +77,13 @@ class WitnessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ApprovalsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`retry_after` is what a waiting caller is told, such as `"5s"`."""
+    """A caller that needs people is kept waiting for `hold` seconds, 0 for not at all.
+
+    `retry_after` is what it is told then, such as `"5s"`.
+    """
 
     retry_after: str = "5s"
+    hold: int = 25
 
 
 class GateConfig(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):

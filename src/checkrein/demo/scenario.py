@@ -170,7 +170,11 @@ def stage(folder: Path, data: Path | None) -> Iterator[Stage]:
         embedded = UpstreamConfig(
             base_url=f"{gateway.url}/v1", kind="openclaw", models=("openclaw*",), api_key_env=TOKEN
         )
-        system = open_system(folder, data=data, upstreams={"embedded": embedded}, variables={TOKEN: token})
+        # who plays asks and answers in turn: nobody could approve while a request is held
+        at_once = {"approvals.hold": 0}
+        system = open_system(
+            folder, data=data, flags=at_once, upstreams={"embedded": embedded}, variables={TOKEN: token}
+        )
         with closing(system), ExitStack() as at_the_end:
 
             def key(name: str, *may: Permission, **whose: Any) -> str:

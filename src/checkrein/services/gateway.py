@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from time import perf_counter_ns
+from time import monotonic, perf_counter_ns
 
 import msgspec
 
@@ -42,6 +42,7 @@ from checkrein.services.payloads import Sealer
 from checkrein.services.pdp import ANY, Part, Pdp
 from checkrein.services.steps import Driver, Steps, wait
 from checkrein.services.turns import Turn, Turns
+from checkrein.services.waiting import Hold
 from checkrein.services.writes import Unsealed, together
 
 
@@ -91,19 +92,20 @@ class Gateway:
         trace_id: str = "",
         once: Once | None = None,
         part: Part | None = None,
+        hold: Hold | None = None,
     ) -> AsyncIterator[Governed]:
         """Enter only with a durable decision that lets the action run; leave with its end recorded.
 
-        `part` is the part that the chosen upstream takes in a rollout.
+        `part` is the part that the chosen upstream takes in a rollout. With `hold` an action that needs people waits
+        for them that long: approved, it is decided afresh and goes on by itself.
 
         Raises `Denied`, `ApprovalRequired` or `StoreUnavailable` instead of entering; with an idempotency key also
         `Replay` and `IdempotencyConflict`. An exception inside, or a cancellation, is recorded as the end and goes on.
         Whenever the kill switch is thrown for it, it is cancelled and raises `Killed`.
         """
-        steps = self._begin(request, caller, trace_id, once, part)
         running = self._running.enter(self._pdp.resolve(request).request, caller)
         try:
-            governed = await self._driver.run(steps, self._abandoned)
+            governed = await self._entered(request, caller, trace_id, once, part, hold)
         except asyncio.CancelledError:
             running.leave()
             if killed := running.caught():
@@ -131,6 +133,31 @@ class Gateway:
             if governed.turn is not None:
                 self._turns.close(governed.turn)
             await self._driver.run(self._end(governed))
+
+    async def _entered(
+        self,
+        request: Request,
+        caller: str,
+        trace_id: str,
+        once: Once | None,
+        part: Part | None,
+        hold: Hold | None,
+    ) -> Governed:
+        """Begin the action, again whenever people have settled what it waited for while it is held."""
+        until = monotonic() + hold.seconds if hold else 0.0
+        while True:
+            try:
+                return await self._driver.run(self._begin(request, caller, trace_id, once, part), self._abandoned)
+            except ApprovalRequired as waiting:
+                left = until - monotonic()
+                if hold is None or left <= 0:
+                    raise
+                approval = await hold.settled(waiting.approval_id, left)
+                if approval.state is ApprovalState.PENDING:
+                    raise
+                if approval.state in _REFUSED:
+                    raise _refused(waiting.decision, approval) from None
+                trace_id = waiting.decision.trace_id
 
     def turn(self, governed: Governed) -> Turn:
         """Open a turn for an action that is running; it closes with the action."""
@@ -433,6 +460,12 @@ class Gateway:
             )
 
 
+#: why an approval that ended so lets nothing run
+_REFUSED = {
+    ApprovalState.DENIED: "denied by the people who were asked",
+    ApprovalState.EXPIRED: "nobody approved it in time",
+    ApprovalState.CANCELLED: "the approval was withdrawn",
+}
 #: the state of the approval that a record is about
 _STATES = {
     "approval.requested": ApprovalState.PENDING,
@@ -444,6 +477,15 @@ _STATES = {
 def _meant(kind: str, command: flow.Record) -> Approval:
     """The approval of the command that a record of this kind is about."""
     return next(approval for approval in command.approvals if approval.state is _STATES[kind])
+
+
+def _refused(decision: Decision, approval: Approval) -> Denied:
+    """What the caller of a held action is told when people did not let it run."""
+    said = tuple(cast.reason for cast in approval.votes if not cast.approve and cast.reason)
+    reasons = (_REFUSED[approval.state], *said)
+    hints = [advice.text for advice in decision.advice]
+    denied = msgspec.structs.replace(decision, outcome=Outcome.DENY, reasons=reasons, requirement=None)
+    return Denied("; ".join(reasons), decision=denied, hint="; ".join(hints))
 
 
 def _reason(decision: Decision) -> str:

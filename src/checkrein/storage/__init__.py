@@ -5,6 +5,7 @@
 `reader`     reads on connections of its own; all there is of a store that may be broken
 `walkers`    look through all records, on every core, for `audit verify`
 `indexes`    whether lists find what the records hold, for `audit verify --indexes`
+`changes`    notices that any process wrote; `follow` reads on from there
 `keeper`     the signed checkpoint and the leaf hashes, outside the database
 `owners`     which processes are alive, for recovery after a crash
 `database`   tables, connections, and what SQLite's errors mean

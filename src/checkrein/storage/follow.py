@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-import apsw
 import msgspec
 
 from checkrein.ledger import Record
 from checkrein.model import StoreUnavailable
 from checkrein.ports import RecordQuery
-from checkrein.storage.database import connect
+from checkrein.storage.changes import SqliteChanges
 from checkrein.storage.files import DataDir
 from checkrein.storage.reader import SqliteReader
 
@@ -36,9 +34,8 @@ class Follow:
         #: the first number not seen yet, and the id of the record before it
         self._next, self._last_id = start, last_id
         self._reader: SqliteReader | None = None
-        self._connection: apsw.Connection | None = None
+        self._changes = SqliteChanges(files)
         self._inode = 0
-        self._version: int | None = None
         self._quiet = False
 
     def __iter__(self) -> Iterator[Record]:
@@ -51,33 +48,31 @@ class Follow:
                 self._quiet = False
             except StoreUnavailable as error:
                 self._tell(f"waiting: {error}")
-                self._version = None  # read again, though nothing may have been written by then
+                self._changes.forget()  # read again, though nothing may have been written by then
                 time.sleep(EVERY_S)
 
     def close(self) -> None:
         """Let go of the files."""
+        self._let_go()
+        self._changes.close()
+
+    def _let_go(self) -> None:
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(apsw.Error):
-                connection.close(True)
 
     def _changed(self) -> bool:
         """Whether somebody wrote since the last call, or the file is another one."""
         try:
-            inode = self._files.database.stat().st_ino
-            if self._connection is None or inode != self._inode:
-                self.close()
-                self._inode, self._version = inode, None
-                self._connection = connect(self._files.database, reads_only=True)
-            before, self._version = self._version, self._connection.pragma("data_version")
-        except (OSError, apsw.Error):
+            changed = self._changes.changed()
+        except StoreUnavailable:
             self._tell(f"waiting for a ledger in `{self._files.path}`")
-            self.close()
+            self._let_go()
             return False
-        return before != self._version
+        if self._changes.inode != self._inode:
+            self._inode = self._changes.inode
+            self._let_go()
+        return changed
 
     def _news(self) -> Iterator[Record]:
         if self._reader is None:

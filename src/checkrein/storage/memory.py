@@ -7,7 +7,7 @@ import os
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
 from checkrein.ledger import Head, Record
@@ -15,7 +15,7 @@ from checkrein.ledger.record import Facets, Prepared, place, policies, prepare
 from checkrein.ledger.tree import Frontier, leaf_hash
 from checkrein.ledger.verify import Entry, Snapshot
 from checkrein.model import StoreConflict, StoreUnavailable
-from checkrein.ports import Clock, Counted, RecordQuery, Row, Save, Unit
+from checkrein.ports import Changes, Clock, Counted, RecordQuery, Row, Save, Unit
 from checkrein.storage.shapes import SPACE, SPREAD, draw_below
 from checkrein.storage.units import Randomness, Stamper, Written, checked, conflict, unrecordable
 
@@ -31,6 +31,7 @@ class MemoryStore:
         self._entries: list[Entry] = []
         self._frontier = Frontier()
         self._ts_us = 0
+        self._commits = 0
         self._rows: dict[tuple[str, str], Row] = {}
         self._owner = f"own_{secrets.token_hex(16)}"
         self._closed = False
@@ -119,6 +120,10 @@ class MemoryStore:
             head, entries = self._frontier.head, list(self._entries)
         yield Snapshot(head=head, entries=iter(entries))
 
+    def changes(self) -> Changes:
+        """See `ports.Store.changes`."""
+        return _MemoryChanges(lambda: self._commits)
+
     def writable(self) -> bool:
         return not self._closed
 
@@ -169,7 +174,21 @@ class MemoryStore:
             self._entries.append(Entry(record, Facets(*[text or "" for text in draft.found]), leaf))
             self._frontier = self._frontier.append(leaf)
         self._ts_us = ts_us
+        self._commits += 1
         return placed
+
+
+class _MemoryChanges:
+    def __init__(self, commits: Callable[[], int]) -> None:
+        self._commits = commits
+        self._seen = -1
+
+    def changed(self) -> bool:
+        before, self._seen = self._seen, self._commits()
+        return before != self._seen
+
+    def close(self) -> None:
+        pass
 
 
 def _fits(record: Record, facets: Facets, query: RecordQuery) -> bool:

@@ -22,6 +22,7 @@ from checkrein.ledger.verify import Entry, Snapshot
 from checkrein.model import ConfigError, LedgerInvalid, StoreUnavailable
 from checkrein.ports import RecordQuery, Row
 from checkrein.storage import shapes
+from checkrein.storage.changes import SqliteChanges
 from checkrein.storage.database import check_version, connect, read_frontier, rotated, trouble
 from checkrein.storage.files import DataDir
 from checkrein.storage.indexes import index_problems
@@ -94,6 +95,10 @@ class SqliteReader:
         """Size and root of the tree over every durable record."""
         with self._connection() as connection:
             return read_frontier(connection)[0].head
+
+    def changes(self) -> SqliteChanges:
+        """See `ports.Store.changes`."""
+        return SqliteChanges(self.files)
 
     def checkpoint(self) -> str:
         """The signed tree head, or an empty string."""

@@ -22,6 +22,7 @@ from checkrein.model import (
     Unauthorized,
     UpstreamUnavailable,
 )
+from checkrein.services.waiting import Drain
 from checkrein.web import trace
 from checkrein.web.admin import Admin
 from checkrein.web.authzen import EVALUATION, EVALUATIONS, METADATA, AuthZen
@@ -77,6 +78,21 @@ def error_response(path: str, error: CheckreinError, trace_id: str = "") -> Resp
     return JSONResponse(problem, status_code=status, headers=headers, media_type="application/problem+json")
 
 
+class Application:
+    """What a server serves; the server says so when it begins to stop."""
+
+    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+        self._app = app
+        self._drain = drain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+    def stopping(self) -> None:
+        """Answer at once whoever is kept waiting."""
+        self._drain.begin()
+
+
 def create_app(
     guard: Guard,
     proxy: Proxy,
@@ -84,9 +100,10 @@ def create_app(
     admin: Admin,
     control: Control,
     *,
+    drain: Drain,
     stop: Callable[[], Awaitable[None]],
-) -> ASGIApp:
-    """`stop` is awaited when the server shuts down."""
+) -> Application:
+    """`stop` is awaited when the server shuts down, `drain` begins before."""
     routes: dict[str, tuple[tuple[str, ...], ASGIApp]] = {
         PROXIED: (POST, proxy),
         EVALUATION: (POST, request_response(authzen.evaluation)),
@@ -129,7 +146,7 @@ def create_app(
         send = _echo(headers.get("x-request-id"), send)
         await _guarded(routed, headers, scope, receive, send)
 
-    return app
+    return Application(app, drain)
 
 
 async def _guarded(app: ASGIApp, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:

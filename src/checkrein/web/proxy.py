@@ -25,6 +25,7 @@ from checkrein.services.governed import Governed
 from checkrein.services.idempotency import Replay
 from checkrein.services.payloads import MAX_ANSWER_BYTES as MAX_KEPT_BYTES
 from checkrein.services.payloads import MAX_RESULT_BYTES
+from checkrein.services.waiting import Hold
 from checkrein.web import body, trace
 from checkrein.web.guard import allow
 from checkrein.web.headers import idempotency_key, require_json
@@ -49,8 +50,17 @@ class Route:
 
 
 class Proxy:
+    """`hold` says how long a caller is kept waiting for people before it is told to come back."""
+
     def __init__(
-        self, gateway: Gateway, routes: Mapping[str, Route], *, max_body_bytes: int, retry_after_s: int, arms: Arms
+        self,
+        gateway: Gateway,
+        routes: Mapping[str, Route],
+        *,
+        max_body_bytes: int,
+        retry_after_s: int,
+        arms: Arms,
+        hold: Hold,
     ) -> None:
         self._gateway = gateway
         self._routes = routes
@@ -58,6 +68,7 @@ class Proxy:
         self._limit = max_body_bytes
         self._retry_after_s = retry_after_s
         self._arms = arms
+        self._hold = hold
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one chat completion; ends early, with everything cancelled, when the caller leaves."""
@@ -101,7 +112,7 @@ class Proxy:
             answer.keeps = MAX_KEPT_BYTES if claimed else MAX_RESULT_BYTES if self._gateway.keeps_results else 0
             last = b""
             async with self._gateway.action(
-                chat.request, caller=key.id, trace_id=trace_id, once=claimed, part=part
+                chat.request, caller=key.id, trace_id=trace_id, once=claimed, part=part, hold=self._hold
             ) as governed:
                 answer.decided(governed.decision)
                 last = await self._run(chat, governed, route, answer)

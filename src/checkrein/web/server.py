@@ -14,7 +14,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self, runtime_checkable
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -95,8 +95,17 @@ class BackgroundServer:
             self._settled.set()
 
 
+@runtime_checkable
+class Stoppable(Protocol):
+    """An application that wants to know when the server begins to stop, before open answers get their grace."""
+
+    def stopping(self) -> None: ...
+
+
 class _Server(uvicorn.Server):
     def __init__(self, app: ASGIApp, grace_s: int, on_listening: Callable[[], None]) -> None:
+        given: object = app
+        self._stopping = given.stopping if isinstance(given, Stoppable) else None
         self._app = _StartupWitness(app)
         self._on_listening = on_listening
         config = uvicorn.Config(
@@ -123,6 +132,11 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_listening()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._stopping is not None:
+            self._stopping()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

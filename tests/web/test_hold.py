@@ -1,0 +1,103 @@
+"""A request that needs people, held open until they answered, over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from checkrein.compose import System, open_system
+from checkrein.config import UpstreamConfig
+from checkrein.flow.approval import State
+from checkrein.web.server import BackgroundServer
+from fakes import FakeModel
+
+CHAT = "/v1/chat/completions"
+BODY = {"model": "m", "messages": [{"role": "user", "content": "send an email to all"}]}
+PATIENCE_S = 30.0
+
+
+@pytest.fixture
+def system(folder: Path, model_url: str) -> Iterator[System]:
+    upstreams = {"fake": UpstreamConfig(base_url=f"{model_url}/v1")}
+    opened = open_system(folder, flags={"approvals.hold": 600}, upstreams=upstreams)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+async def http(server: str, key: str) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(server, headers={"authorization": f"Bearer {key}"}) as session:
+        yield session
+
+
+async def asking(http: aiohttp.ClientSession) -> tuple[int, Any]:
+    async with http.post(CHAT, json=BODY) as reply:
+        return reply.status, await reply.json()
+
+
+async def pending(system: System) -> str:
+    async with asyncio.timeout(PATIENCE_S):
+        while not (found := system.approvals.all()) or not system.waiting.listeners:
+            await asyncio.sleep(0.005)
+    return found[0].id
+
+
+def vote(system: System, id: str, *, approve: bool) -> None:
+    system.approvals.vote(id, voter="bob", roles=("finance",), approve=approve, reason="looked", auth="local")
+
+
+async def test_an_approved_request_is_answered_as_if_nobody_had_been_asked(
+    system: System, http: aiohttp.ClientSession, model: FakeModel
+):
+    request = asyncio.ensure_future(asking(http))
+    id = await pending(system)
+    assert model.calls == 0
+    vote(system, id, approve=True)
+    status, answer = await asyncio.wait_for(request, PATIENCE_S)
+    assert (status, answer["choices"][0]["message"]["content"]) == (200, "hello")
+    assert model.calls == 1
+    assert system.approvals.get(id).state is State.USED
+
+
+async def test_a_denied_request_is_answered_with_the_denial(
+    system: System, http: aiohttp.ClientSession, model: FakeModel
+):
+    request = asyncio.ensure_future(asking(http))
+    vote(system, await pending(system), approve=False)
+    status, answer = await asyncio.wait_for(request, PATIENCE_S)
+    assert (status, answer["error"]["code"]) == (403, "denied")
+    assert "looked" in answer["error"]["message"]
+    assert answer["error"]["checkrein"]["outcome"] == "deny"
+    assert model.calls == 0
+
+
+async def test_a_caller_that_leaves_is_not_waited_for_and_nothing_runs(
+    system: System, server: str, key: str, model: FakeModel
+):
+    async with aiohttp.ClientSession(server, headers={"authorization": f"Bearer {key}"}) as leaving:
+        request = asyncio.ensure_future(asking(leaving))
+        id = await pending(system)
+        request.cancel()
+    async with asyncio.timeout(PATIENCE_S):
+        while system.waiting.listeners:
+            await asyncio.sleep(0.005)
+    vote(system, id, approve=True)
+    assert model.calls == 0
+    assert system.approvals.get(id).state is State.APPROVED
+
+
+async def test_a_server_that_stops_answers_whom_it_holds_at_once(system: System, key: str, model: FakeModel):
+    with BackgroundServer(system.app(), grace_s=60) as server:
+        async with aiohttp.ClientSession(server.url, headers={"authorization": f"Bearer {key}"}) as http:
+            request = asyncio.ensure_future(asking(http))
+            id = await pending(system)
+            # leaving the block waits for open answers: without being let go this one would take a minute
+            await asyncio.to_thread(server.__exit__, None, None, None)
+            status, answer = await asyncio.wait_for(request, PATIENCE_S)
+    assert (status, answer["error"]["code"], answer["error"]["approval_id"]) == (403, "approval_required", id)
+    assert model.calls == 0
