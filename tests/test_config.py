@@ -150,6 +150,8 @@ def test_a_folder_without_files_has_the_defaults(tmp_path: Path) -> None:
         ("[upstreams]\nm = 1", "`upstreams.m` cannot be used: expected `table`, got `int`"),
         ("people.bob.roles = 'finance'", "`people.bob.roles` cannot be used: expected `array`, got `str`"),
         ("people.bob.roles = [1]", "`people.bob.roles[0]` cannot be used: expected `str`, got `int`"),
+        ("[oncall.night]\npeople = []", "`oncall.night.people` is empty"),
+        ("[oncall.night]\npeople = ['bob']", "`oncall.night.people` names `bob`, who is nobody here"),
         ("[upstreams.m]\nbase_url = 'ftp://h'", "`upstreams.m.base_url` is not an http(s) address"),
         ("[upstreams.m]\nbase_url = 'http://'", "`upstreams.m.base_url` is not an http(s) address"),
         ("[upstreams.m]\nbase_url = 'http://h:0'", "`upstreams.m.base_url` is not an http(s) address"),

@@ -116,6 +116,15 @@ def test_a_role_that_nobody_or_too_few_hold_is_a_warning(folder: Path) -> None:
     ]
 
 
+def test_an_escalation_to_nobody_is_a_warning_until_a_list_names_somebody(folder: Path) -> None:
+    policies = folder / "policies/main.cedar"
+    policies.write_text(policies.read_text().replace('@expires("1h")', '@expires("1h") @escalate("30m: oncall")'))
+    assert told(folder, "approvers") == [("warn", "`mail-review` escalates to `oncall`, and nobody holds the role")]
+    config = folder / "checkrein.toml"
+    config.write_text(config.read_text() + '\n[oncall.oncall]\npeople = ["bob"]\n')
+    assert told(folder, "approvers") == []
+
+
 def test_without_a_key_nobody_can_call(folder: Path) -> None:
     assert told(folder, "keys") == [("warn", "none: nobody can call")]
     open_system(folder).close()

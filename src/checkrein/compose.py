@@ -119,7 +119,7 @@ class System:
         self.pdp = Pdp(version.bundle, facts, self.clock, environment=self.config.environment, turns=self.turns)
         self.arms = Arms(store, self.pdp, self.shelf, key=key, offered=version.bundle)
         self.reloader = Reloader(self.arms, store, source, _trial(self.config), version)
-        self.approvals = Approvals(store, self.clock, key)
+        self.approvals = Approvals(store, self.clock, key, self.config.directory())
         self.waiting = Waiting(store, self.approvals, self.clock)
         self.rollouts = Rollouts(
             store, self.arms, self.approvals, self.clock, key=key, approvers=self.config.rollout.requirement()

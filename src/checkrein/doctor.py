@@ -118,13 +118,18 @@ class _Doctor:
         """Each role that a policy asks for must be held by enough people."""
         if self.loaded is None or self._bundle is None:
             return
-        held: dict[str, int] = {}
-        for person in self.loaded.config.people.values():
-            for role in set(person.roles):
-                held[role] = held.get(role, 0) + 1
+        people = self.loaded.config.directory()
         for policy in self._bundle.policies.policies:
+            for step in policy.requirement.escalation if policy.requirement else ():
+                if not people.holders(step.role):
+                    yield Finding(
+                        "warn",
+                        "approvers",
+                        f"`{policy.id}` escalates to `{step.role}`, and nobody holds the role",
+                        f"give people the role under `[people]`, or make the list `[oncall.{step.role}]`",
+                    )
             for factor in policy.requirement.factors if policy.requirement else ():
-                have = held.get(factor.role, 0)
+                have = len(people.holders(factor.role))
                 if have < factor.count:
                     yield Finding(
                         "warn",

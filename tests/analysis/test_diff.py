@@ -78,6 +78,18 @@ def test_every_change_of_outcome_is_a_row_and_the_loosening_ones_come_first(bund
         ("2 of finance", "1 of finance", "2 of finance within 4h -> 1 of finance within 4h", True),
         ("1 of finance", "2 of finance", "1 of finance within 4h -> 2 of finance within 4h", False),
         ("2 of finance", "2 of legal", "2 of finance within 4h -> 2 of legal within 4h", True),
+        (
+            "1 of finance",
+            '1 of finance") @escalate("1h: ciso',
+            "1 of finance within 4h -> 1 of finance within 4h, from 1h: ciso",
+            True,
+        ),
+        (
+            '1 of finance") @escalate("1h: ciso',
+            '1 of finance") @escalate("2h: ciso") @reason_required @severity("high',
+            "1 of finance within 4h, from 1h: ciso -> 1 of finance within 4h, from 2h: ciso, with a reason",
+            False,
+        ),
     ],
 )
 def test_a_review_that_asks_other_people_is_a_row(

@@ -21,8 +21,10 @@ from checkrein.flow.approval import (
     vote,
 )
 from checkrein.model import Factor, Level, Requirement, Subject
+from checkrein.model.requirement import Step
 
 DEADLINE = 1_000
+SECOND = 1_000_000
 
 
 def approval(*factors: Factor) -> Approval:
@@ -105,6 +107,49 @@ def test_votes_that_do_not_count_are_refused_with_their_reason(cast: Vote, code:
     with pytest.raises(VoteRefused) as refused:
         vote(approval(), cast)
     assert refused.value.code == code
+
+
+def escalating() -> Approval:
+    """One of finance; after 30 seconds the on-call list may vote too, after 60 the ciso."""
+    asked = approval(Factor(1, "finance", (Step(30, "oncall"), Step(60, "ciso"))))
+    return msgspec.structs.replace(asked, deadline_us=3_600 * SECOND)
+
+
+@pytest.mark.parametrize(("role", "from_s"), [("finance", 0), ("oncall", 30), ("ciso", 60)])
+def test_who_may_vote_follows_from_the_age_of_the_approval(role: str, from_s: int):
+    for age_s in (0, 29, 30, 59, 60, 3_599):
+        cast = by("bob", role, at_us=age_s * SECOND)
+        if age_s >= from_s:
+            assert vote(escalating(), cast).state is State.APPROVED
+        else:
+            with pytest.raises(VoteRefused) as refused:
+                vote(escalating(), cast)
+            assert refused.value.code == "wrong_role"
+
+
+def test_a_clock_before_the_request_escalates_nothing():
+    with pytest.raises(VoteRefused):
+        vote(escalating(), by("bob", "ciso", at_us=-(10**15)))
+
+
+def test_an_escalation_lets_others_vote_and_asks_for_as_many():
+    asked = approval(Factor(2, "finance", (Step(60, "ciso"),)))
+    asked = msgspec.structs.replace(asked, deadline_us=3_600 * SECOND)
+    first = vote(asked, by("dave", "ciso", at_us=60 * SECOND))
+    assert (first.state, first.missing()) == (State.PENDING, ("1 of finance",))
+    assert vote(first, by("bob", "finance", at_us=61 * SECOND)).state is State.APPROVED
+
+
+@pytest.mark.parametrize("approve", [True, False])
+@pytest.mark.parametrize("reason", ["", "  ", "\t\n"])
+def test_where_policy_asks_for_a_reason_a_vote_without_one_is_refused(approve: bool, reason: str):
+    strict = msgspec.structs.replace(approval(), requirement=Requirement((Factor(1, "finance"),), 60, True))
+    cast = by("bob", approve=approve)
+    with pytest.raises(VoteRefused) as refused:
+        vote(strict, msgspec.structs.replace(cast, reason=reason))
+    assert refused.value.code == "reason_required"
+    ended = vote(strict, msgspec.structs.replace(cast, reason="seen the invoice"))
+    assert ended.state is (State.APPROVED if approve else State.DENIED)
 
 
 def test_the_deadline_is_checked_at_the_vote():

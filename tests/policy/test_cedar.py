@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from checkrein.model import Factor, PolicyInvalid, Requirement
+from checkrein.model.requirement import Step
 from checkrein.policy.cedar import Kind, Policy, duplicates, read_policies
 from checkrein.policy.engine import PolicySet
 
@@ -40,12 +41,20 @@ def test_a_review_lasts_four_hours_unless_it_says_otherwise() -> None:
     assert policy.requirement == Requirement((Factor(1, "x"),), 4 * 3_600)
 
 
+def test_a_review_may_escalate_and_ask_for_a_reason() -> None:
+    text = '@id("a") @outcome("require_review") @approvers("1 of x") @escalate("30m: y; 2h: z") @reason_required'
+    policy = read(f"{text} forbid (principal, action, resource);")
+    steps = (Step(1_800, "y"), Step(7_200, "z"))
+    assert policy.requirement == Requirement((Factor(1, "x", steps),), 4 * 3_600, reason_required=True)
+
+
 def test_a_redaction_names_its_classes() -> None:
     policy = read('@id("a") @outcome("redact") @redact("pii.email, pii.card") forbid (principal, action, resource);')
     assert (policy.kind, policy.redact) == (Kind.REDACT, ("pii.card", "pii.email"))
 
 
 REST = "forbid (principal, action, resource);"
+ASKS = '@id("a") @outcome("require_review") @approvers("1 of a")'
 
 
 @pytest.mark.parametrize(
@@ -59,6 +68,11 @@ REST = "forbid (principal, action, resource);"
         (f'@id("a") @outcome("require_review") {REST}', "without `@approvers`"),
         (f'@id("a") @outcome("require_review") @approvers("finance") {REST}', "`finance` names no approvers"),
         (f'@id("a") @outcome("require_review") @approvers("1 of a") @expires("soon") {REST}', "`soon` is not"),
+        (f'{ASKS} @escalate("soon: b") {REST}', "`@escalate`: `soon` is not a length of time"),
+        (f'{ASKS} @escalate("4h: b") {REST}', "`@escalate`: the step at 4h would come after the end, at 4h"),
+        (f'{ASKS} @reason_required("no") {REST}', "`@reason_required` takes no value"),
+        (f'@id("a") @escalate("1h: b") {REST}', "`@escalate` has no effect here"),
+        (f'@id("a") @reason_required {REST}', "`@reason_required` has no effect here"),
         (f'@id("a") @outcome("redact") {REST}', "does not name its classes"),
         (f'@id("a") @outcome("redact") @redact("a,,b") {REST}', "does not name its classes"),
         (f'@id("a") @approvers("1 of a") {REST}', "`@approvers` has no effect here"),

@@ -27,7 +27,8 @@ from checkrein.model import (
     StoreUnavailable,
     Subject,
 )
-from checkrein.model.requirement import parse_factors
+from checkrein.model.people import People, Person
+from checkrein.model.requirement import escalated, parse_escalation, parse_factors
 from checkrein.ports import RecordQuery, Store, Unit
 from checkrein.services.approvals import Approvals, save, shown_hash, view
 from checkrein.storage.files import DataDir
@@ -193,6 +194,23 @@ def test_what_a_voter_was_shown_is_committed_to(approvals: Approvals, store: Sto
     vote(approvals, second.id)
     hmacs = [record.body["vote"]["shown_hmac"] for record in records(store, "approval.voted")]
     assert len(set(hmacs)) == 2
+
+
+def test_a_voter_holds_the_roles_of_the_deployment_and_its_on_call_lists(store: Store, clock: MovingClock):
+    people = People(people={"bob": Person(roles=("finance",)), "dora": Person()}, oncall={"oncall": ("dora",)})
+    approvals = Approvals(store, clock, b"k" * 32, people)
+    steps = parse_escalation("30m: oncall", HOUR_S)
+    escalating = Requirement(escalated(parse_factors("2 of finance"), steps), HOUR_S, reason_required=True)
+    id = pending(approvals, decision=msgspec.structs.replace(review(), requirement=escalating)).id
+    assert approvals.vote(id, voter="bob", approve=True, reason="seen", auth="local").missing() == ("1 of finance",)
+    with pytest.raises(VoteRefused, match="`dora` holds none of the roles"):
+        approvals.vote(id, voter="dora", approve=True, reason="seen", auth="local")
+    clock.forward(HOUR_S / 2)
+    with pytest.raises(VoteRefused, match="asks for a reason"):
+        approvals.vote(id, voter="dora", approve=True, auth="local")
+    assert approvals.vote(id, voter="dora", approve=True, reason="seen", auth="key").state is State.APPROVED
+    refused = [record.body["vote"]["code"] for record in records(store, "approval.vote_refused")]
+    assert refused == ["wrong_role", "reason_required"]
 
 
 # --- deadlines ------------------------------------------------------------------------------------------------

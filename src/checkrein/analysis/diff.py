@@ -16,7 +16,7 @@ from checkrein.analysis.outcomes import KIND_OF, Outcomes
 from checkrein.analysis.witness import Found, Search, Witness, ask
 from checkrein.analysis.world import World
 from checkrein.model import Outcome, Requirement
-from checkrein.model.requirement import combine
+from checkrein.model.requirement import Factor, combine
 from checkrein.policy.bundle import Bundle
 from checkrein.policy.cedar import Kind
 from checkrein.policy.engine import PolicyResult
@@ -241,28 +241,24 @@ def _duty_change(bundles: Sequence[Bundle], results: tuple[PolicyResult, PolicyR
         ]
         if asked[0] == asked[1]:
             return None
-        return f"{_requirement(asked[0])} -> {_requirement(asked[1])}", not _asks_as_much(asked[1], asked[0])
+        return f"{asked[0].terms()} -> {asked[1].terms()}", not _asks_as_much(asked[1], asked[0])
     classes = [sorted({name for policy in those for name in policy.redact}) for those in (one, other)]
     if _covers(classes[0], classes[1]) and _covers(classes[1], classes[0]):
         return None
     return f"{','.join(classes[0])} -> {','.join(classes[1])}", not _covers(classes[1], classes[0])
 
 
-def _requirement(requirement: Requirement) -> str:
-    """`2 of finance within 4h`"""
-    seconds = requirement.expires_s
-    size, unit = next((size, unit) for size, unit in _UNITS if seconds % size == 0)
-    return f"{requirement} within {seconds // size}{unit}"
-
-
-_UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
-
-
 def _asks_as_much(one: Requirement, other: Requirement) -> bool:
     """Whether one requirement is at least as strict as the other."""
-    counts = {factor.role: factor.count for factor in one.factors}
-    people = all(counts.get(factor.role, 0) >= factor.count for factor in other.factors)
-    return people and one.expires_s <= other.expires_s
+    mine = {factor.role: factor for factor in one.factors}
+    people = all(factor.role in mine and _as_strict(mine[factor.role], factor) for factor in other.factors)
+    return people and one.expires_s <= other.expires_s and one.reason_required >= other.reason_required
+
+
+def _as_strict(one: Factor, other: Factor) -> bool:
+    opens = {step.role: step.after_s for step in other.escalate}
+    no_sooner = all(step.role in opens and step.after_s >= opens[step.role] for step in one.escalate)
+    return one.count >= other.count and no_sooner
 
 
 def _covers(classes: Iterable[str], others: Iterable[str]) -> bool:

@@ -117,6 +117,11 @@ def show(id: Id, dir: Dir = HERE, data: Data = None, output: Format = Output.TAB
         ("asked by", ", ".join(approval.policies)),
         ("because", "; ".join(approval.reasons)),
         ("approvers", str(approval.requirement)),
+        *(
+            ("then also", f"{step.role}, from {stamp(approval.created_us + step.after_s * 1_000_000)}")
+            for step in approval.requirement.escalation
+        ),
+        ("reason", "required" if approval.requirement.reason_required else ""),
         ("still needed", ", ".join(approval.missing()) if approval.state is State.PENDING else ""),
         *((f"vote of {cast.voter}", _cast(cast.approve, cast.reason, cast.simulated)) for cast in approval.votes),
         ("asked at", stamp(approval.created_us)),
@@ -175,7 +180,7 @@ def _roles(system: System, who: str) -> tuple[str, ...]:
         message = f"`{who}` is not among the people of this deployment" if who else "nobody is named who votes"
         names = ", ".join(sorted(people)) or "nobody yet"
         raise BadRequest(message, hint=f"give `--as PERSON`; `[people.NAME]` in checkrein.toml knows: {names}")
-    return people[who].roles
+    return system.approvals.people.roles(who)
 
 
 def _text(value: object) -> str:

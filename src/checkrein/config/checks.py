@@ -42,6 +42,22 @@ def check(config: Config, places: Places) -> None:
     for section, each in _NAMED_CHECKS.items():
         for name, given in getattr(config, section).items():
             each(f"{section}.{name}", given, places)
+    _check_people(config, places)
+
+
+def _check_people(config: Config, places: Places) -> None:
+    """Who is named must be somebody: an on-call list of strangers would let nobody vote."""
+    for name, listed in config.oncall.items():
+        if not listed.people:
+            raise places.error(f"oncall.{name}.people", "is empty", "name people, or leave the list out")
+        for person in listed.people:
+            _check_known(f"oncall.{name}.people", person, config, places)
+
+
+def _check_known(name: str, person: str, config: Config, places: Places) -> None:
+    if person not in config.people:
+        known = ", ".join(sorted(config.people)) or "nobody yet"
+        raise places.error(name, f"names `{person[:80]}`, who is nobody here", f"`[people]` knows: {known}")
 
 
 def _check_server(given: Server, places: Places) -> None:

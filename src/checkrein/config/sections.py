@@ -6,6 +6,8 @@ import msgspec
 
 from checkrein.flow.limits import Limits, Targets
 from checkrein.flow.rollout import Kind, Plan
+from checkrein.model.people import People
+from checkrein.model.people import Person as KnownPerson
 from checkrein.model.requirement import Requirement, parse_factors, parse_span
 from checkrein.model.retention import Retention
 
@@ -49,6 +51,12 @@ class Person(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     roles: tuple[str, ...] = ()
     email: str = ""
+
+
+class Oncall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An on-call list: its name is a role that these people vote with."""
+
+    people: tuple[str, ...]
 
 
 class WebhookConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,12 +126,18 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     approvals: ApprovalsConfig = ApprovalsConfig()
     upstreams: dict[str, UpstreamConfig] = {}
     people: dict[str, Person] = {}
+    oncall: dict[str, Oncall] = {}
     webhooks: dict[str, WebhookConfig] = {}
     witnesses: dict[str, WitnessConfig] = {}
     retention: Retention = Retention()
     rollout: RolloutConfig = RolloutConfig()
     gate: GateConfig = GateConfig()
     targets: Targets = Targets()
+
+    def directory(self) -> People:
+        """The people of this deployment, as votes see them."""
+        people = {name: KnownPerson(roles=person.roles, email=person.email) for name, person in self.people.items()}
+        return People(people=people, oncall={name: listed.people for name, listed in self.oncall.items()})
 
 
 #: sections whose fields flags and the environment may set, with the type of the section
@@ -139,6 +153,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
 NAMED: dict[str, type[msgspec.Struct]] = {
     "upstreams": UpstreamConfig,
     "people": Person,
+    "oncall": Oncall,
     "webhooks": WebhookConfig,
     "witnesses": WitnessConfig,
 }

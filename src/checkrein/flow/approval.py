@@ -116,9 +116,13 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
         live = self.state in (State.PENDING, State.APPROVED)
         return State.EXPIRED if live and self.due(now_us) else self.state
 
+    def age_s(self, at_us: int) -> int:
+        """How long people had been asked by then, in whole seconds: what an escalation goes by."""
+        return max(0, at_us - self.created_us) // 1_000_000
+
     def missing(self) -> tuple[str, ...]:
         """What is still needed, such as `("1 of finance",)`."""
-        counts = _assigned(self.requirement, self.votes)
+        counts = _assigned(self)
         return tuple(
             f"{factor.count - have} of {factor.role}"
             for factor, have in zip(self.requirement.factors, counts, strict=True)
@@ -142,13 +146,16 @@ def move(approval: Approval, event: Event, now_us: int) -> Approval:
     return msgspec.structs.replace(approval, state=state, version=approval.version + 1, ended_us=ended)
 
 
-def eligible(approval: Approval, voter: str, roles: tuple[str, ...]) -> None:
-    """Raise `VoteRefused` unless this person may vote: not on the principal chain, with a role that is asked for."""
+def eligible(approval: Approval, voter: str, roles: tuple[str, ...], now_us: int) -> None:
+    """Raise `VoteRefused` unless this person may vote now: not on the principal chain, with a role that is asked for.
+
+    Who is asked follows from the age of the approval alone, so that no timer has to fire for an escalation.
+    """
     if voter in (approval.requester.id, approval.agent):
         raise VoteRefused(
             "own_request", f"`{voter}` asked for this action and cannot vote on it", hint="ask somebody else"
         )
-    asked = [factor.role for factor in approval.requirement.factors]
+    asked = approval.requirement.open_to(approval.age_s(now_us))
     if not set(asked) & set(roles):
         raise VoteRefused(
             "wrong_role",
@@ -170,9 +177,11 @@ def vote(approval: Approval, cast: Vote) -> Approval:
         )
     if cast.action_hash != approval.action_hash:
         raise VoteRefused("stale_hash", "the vote is for another version of this action", hint="look at it again")
-    eligible(approval, cast.voter, cast.roles)
+    eligible(approval, cast.voter, cast.roles, now_us)
     if any(earlier.voter == cast.voter for earlier in approval.votes):
         raise VoteRefused("voted", f"`{cast.voter}` has voted already", hint="one person, one vote")
+    if approval.requirement.reason_required and not cast.reason.strip():
+        raise VoteRefused("reason_required", "policy asks for a reason", hint="give one with `--reason`")
     voted = msgspec.structs.replace(approval, votes=(*approval.votes, cast))
     if not cast.approve:
         return move(voted, Event.REFUSAL, now_us)
@@ -181,15 +190,20 @@ def vote(approval: Approval, cast: Vote) -> Approval:
     return msgspec.structs.replace(voted, version=approval.version + 1)
 
 
-def _assigned(requirement: Requirement, votes: tuple[Vote, ...]) -> list[int]:
+def _assigned(approval: Approval) -> list[int]:
     """How many approving people each factor has, each person counted for one factor only (bipartite matching)."""
-    slots = [(index, factor.role) for index, factor in enumerate(requirement.factors) for _ in range(factor.count)]
-    people = [cast for cast in votes if cast.approve]
+    factors = approval.requirement.factors
+    slots = [index for index, factor in enumerate(factors) for _ in range(factor.count)]
+    people = [cast for cast in approval.votes if cast.approve]
+    fits = [
+        [not set(factor.open_to(approval.age_s(cast.at_us))).isdisjoint(cast.roles) for factor in factors]
+        for cast in people
+    ]
     holder: dict[int, int] = {}
 
     def place(person: int, seen: set[int]) -> bool:
-        for slot, (_, role) in enumerate(slots):
-            if role in people[person].roles and slot not in seen:
+        for slot, index in enumerate(slots):
+            if fits[person][index] and slot not in seen:
                 seen.add(slot)
                 if slot not in holder or place(holder[slot], seen):
                     holder[slot] = person
@@ -198,7 +212,7 @@ def _assigned(requirement: Requirement, votes: tuple[Vote, ...]) -> list[int]:
 
     for person in range(len(people)):
         place(person, set())
-    counts = [0] * len(requirement.factors)
+    counts = [0] * len(factors)
     for slot in holder:
-        counts[slots[slot][0]] += 1
+        counts[slots[slot]] += 1
     return counts

@@ -6,6 +6,7 @@
 `identity`  who is calling: the key they hold and what it lets them do
 `target`    what a switch or a limit is about: an agent, a key, a model, a subject, a tool
 `requirement` what people a policy asks for ("2 of finance")
+`people`    who there is: roles, on-call lists
 `retention` how long payloads are kept
 `stamp`     times in RFC 3339
 `json`      strict JSON in, canonical JSON out

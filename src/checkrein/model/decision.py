@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from checkrein.model.requirement import Requirement, parse_factors, parse_span
+from checkrein.model.requirement import Requirement, escalated, parse_escalation, parse_factors, parse_span
 from checkrein.model.risk import Level, Risk
 
 #: the reason of a denial that the caller would not get if it supported the obligations
@@ -123,9 +123,14 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         return cls(outcome=Outcome.DENY, reasons=(reason,), advice=advice)
 
     @classmethod
-    def review(cls, reason: str, *, approvers: str, expires: str = "4h") -> Decision:
-        """For policies written in Python: `approvers` as in `@approvers("2 of finance")`."""
-        requirement = Requirement(parse_factors(approvers), parse_span(expires))
+    def review(
+        cls, reason: str, *, approvers: str, expires: str = "4h", escalate: str = "", reason_required: bool = False
+    ) -> Decision:
+        """For policies written in Python: the words are those of the annotations, `approvers="2 of finance"`."""
+        factors, expires_s = parse_factors(approvers), parse_span(expires)
+        if escalate:
+            factors = escalated(factors, parse_escalation(escalate, expires_s))
+        requirement = Requirement(factors, expires_s, reason_required)
         return cls(outcome=Outcome.REQUIRE_REVIEW, reasons=(reason,), requirement=requirement)
 
     def for_caller(self, supported: object) -> Decision:

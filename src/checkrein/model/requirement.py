@@ -8,19 +8,38 @@ import msgspec
 
 from checkrein.model.errors import BadRequest
 
-_FACTOR = re.compile(r"\s*(\d{1,3})\s+of\s+([A-Za-z0-9_.\-]{1,80})\s*")
+_ROLE = r"[A-Za-z0-9_.\-]{1,80}"
+_FACTOR = re.compile(rf"\s*(\d{{1,3}})\s+of\s+({_ROLE})\s*")
+_STEP = re.compile(rf"\s*([^:;]{{1,20}}):\s*({_ROLE})\s*")
 _SPAN = re.compile(r"\s*(\d{1,6})\s*(s|m|h|d)\s*")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+#: further roles that one review may name
+MAX_STEPS = 10
 
 
-class Factor(msgspec.Struct, frozen=True):
-    """`count` different people who hold `role`."""
+class Step(msgspec.Struct, frozen=True):
+    """Once an approval has been pending for `after_s` seconds, people who hold `role` may vote too."""
 
-    count: int
+    after_s: int
     role: str
 
     def __str__(self) -> str:
+        return f"{span_text(self.after_s)}: {self.role}"
+
+
+class Factor(msgspec.Struct, frozen=True):
+    """`count` different people who hold `role`, or, once its time has come, the role of a step in `escalate`."""
+
+    count: int
+    role: str
+    escalate: tuple[Step, ...] = ()
+
+    def __str__(self) -> str:
         return f"{self.count} of {self.role}"
+
+    def open_to(self, age_s: int) -> tuple[str, ...]:
+        """The roles that count for this factor when the approval is so old."""
+        return (self.role, *(step.role for step in self.escalate if age_s >= step.after_s))
 
 
 class Requirement(msgspec.Struct, frozen=True):
@@ -28,9 +47,32 @@ class Requirement(msgspec.Struct, frozen=True):
 
     factors: tuple[Factor, ...]
     expires_s: int
+    reason_required: bool = False
 
     def __str__(self) -> str:
         return " and ".join(str(factor) for factor in self.factors)
+
+    @property
+    def people(self) -> int:
+        """How many different people must agree."""
+        return sum(factor.count for factor in self.factors)
+
+    @property
+    def escalation(self) -> tuple[Step, ...]:
+        """Every further role with its time, the earliest first."""
+        steps = {step for factor in self.factors for step in factor.escalate}
+        return tuple(sorted(steps, key=lambda step: (step.after_s, step.role)))
+
+    def open_to(self, age_s: int) -> tuple[str, ...]:
+        """The roles that may vote when the approval is so old."""
+        return tuple(dict.fromkeys(role for factor in self.factors for role in factor.open_to(age_s)))
+
+    def terms(self) -> str:
+        """Everything that is asked for, in the words of the annotations."""
+        parts = [f"{self} within {span_text(self.expires_s)}"]
+        parts += [f"from {step}" for step in self.escalation]
+        parts += ["with a reason"] if self.reason_required else []
+        return ", ".join(parts)
 
 
 def parse_factors(text: str) -> tuple[Factor, ...]:
@@ -52,13 +94,62 @@ def parse_span(text: str) -> int:
     return int(match[1]) * _SECONDS[match[2]]
 
 
+def span_text(seconds: int) -> str:
+    """The shortest way to write a length of time that `parse_span` reads: `4h`, not `240m`."""
+    unit = next(unit for unit in ("d", "h", "m", "s") if seconds % _SECONDS[unit] == 0)
+    return f"{seconds // _SECONDS[unit]}{unit}"
+
+
+def parse_escalation(text: str, expires_s: int) -> tuple[Step, ...]:
+    """Read `"30m: security-oncall; 2h: ciso"`: times that rise and lie before the end, each with one role.
+
+    Raises `BadRequest` for anything else.
+    """
+    hint = 'write `"30m: security-oncall; 2h: ciso"`'
+    steps: list[Step] = []
+    for part in text.split(";"):
+        match = _STEP.fullmatch(part)
+        if match is None:
+            raise BadRequest(f"`{part.strip()[:80]}` is not a time and a role", hint=hint)
+        steps.append(Step(parse_span(match[1]), match[2]))
+    if len(steps) > MAX_STEPS:
+        raise BadRequest(f"more than {MAX_STEPS} steps", hint="name fewer roles")
+    times = [step.after_s for step in steps]
+    if times != sorted(set(times)):
+        raise BadRequest("the times do not rise", hint="begin with the earliest, and give each role a time of its own")
+    if len({step.role for step in steps}) < len(steps):
+        raise BadRequest("a role stands twice", hint="name each role once, with its earliest time")
+    if times[-1] >= expires_s:
+        raise BadRequest(
+            f"the step at {span_text(times[-1])} would come after the end, at {span_text(expires_s)}",
+            hint="begin earlier, or give a longer `@expires`",
+        )
+    return tuple(steps)
+
+
+def escalated(factors: tuple[Factor, ...], steps: tuple[Step, ...]) -> tuple[Factor, ...]:
+    """The factors, each also open to the roles of these steps."""
+    return tuple(msgspec.structs.replace(factor, escalate=steps) for factor in factors)
+
+
 def combine(requirements: tuple[Requirement, ...]) -> Requirement:
-    """Every requirement at once: for each role the highest count, and the shortest time."""
-    counts: dict[str, int] = {}
-    for requirement in requirements:
-        for factor in requirement.factors:
-            counts[factor.role] = max(counts.get(factor.role, 0), factor.count)
+    """Every requirement at once, none of them loosened: for each role the highest count, the shortest time.
+
+    Where two ask for one role, only what both escalate to is open to others, at the later time.
+    """
+    merged: dict[str, Factor] = {}
+    for factor in (factor for requirement in requirements for factor in requirement.factors):
+        known = merged.get(factor.role)
+        merged[factor.role] = _both(known, factor) if known else factor
     return Requirement(
-        tuple(Factor(count, role) for role, count in sorted(counts.items())),
+        tuple(factor for _, factor in sorted(merged.items())),
         min(requirement.expires_s for requirement in requirements),
+        any(requirement.reason_required for requirement in requirements),
     )
+
+
+def _both(one: Factor, other: Factor) -> Factor:
+    later = {step.role: step.after_s for step in other.escalate}
+    steps = [Step(max(step.after_s, later[step.role]), step.role) for step in one.escalate if step.role in later]
+    steps.sort(key=lambda step: (step.after_s, step.role))
+    return Factor(max(one.count, other.count), one.role, tuple(steps))

@@ -1,7 +1,8 @@
 """Cedar text to `Policy` values: parsed by `cedarpy`, duties read from annotations, problems with places.
 
 A policy's id is its `@id`, else Cedar's own name for it (`policy0`, `policy1`, ...). A `forbid` may carry a
-duty: `@outcome("require_review")` with `@approvers` and `@expires`, or `@outcome("redact")` with `@redact`.
+duty: `@outcome("require_review")` with `@approvers`, `@expires`, `@escalate` and `@reason_required`, or
+`@outcome("redact")` with `@redact`.
 An engine that does not know duties reads them as plain forbids: it denies where this one reviews or redacts.
 """
 
@@ -17,7 +18,7 @@ import cedarpy
 import msgspec
 
 from checkrein.model import BadRequest, Requirement
-from checkrein.model.requirement import parse_factors, parse_span
+from checkrein.model.requirement import escalated, parse_escalation, parse_factors, parse_span
 from checkrein.policy.source import problem
 from checkrein.policy.tokens import Segment, culprit, segments
 
@@ -64,7 +65,13 @@ _SPLIT = "split it into several policies"
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-/:]{0,127}")
 _KINDS = {"require_review": Kind.REVIEW, "redact": Kind.REDACT}
 #: annotation -> the duty it belongs to
-_BELONGS = {"approvers": Kind.REVIEW, "expires": Kind.REVIEW, "redact": Kind.REDACT}
+_BELONGS = {
+    "approvers": Kind.REVIEW,
+    "expires": Kind.REVIEW,
+    "escalate": Kind.REVIEW,
+    "reason_required": Kind.REVIEW,
+    "redact": Kind.REDACT,
+}
 
 
 def read_policies(
@@ -193,17 +200,21 @@ class _Duty:
             if self.strict:
                 yield "outcome", "a review without `@approvers`", 'add `@approvers("2 of finance")`'
             return
+        reading = "approvers"
         try:
             factors = parse_factors(approvers)
-        except BadRequest as error:
-            yield "approvers", f"`@approvers`: {error}", error.hint
-            return
-        try:
+            reading = "expires"
             span = parse_span(self.annotations.get("expires", DEFAULT_EXPIRES))
+            reading = "escalate"
+            if "escalate" in self.annotations:
+                factors = escalated(factors, parse_escalation(self.annotations["escalate"], span))
         except BadRequest as error:
-            yield "expires", f"`@expires`: {error}", error.hint
+            yield reading, f"`@{reading}`: {error}", error.hint
             return
-        self.requirement = Requirement(factors, span)
+        if self.annotations.get("reason_required"):
+            yield "reason_required", "`@reason_required` takes no value", "write `@reason_required` alone"
+            return
+        self.requirement = Requirement(factors, span, "reason_required" in self.annotations)
 
     def _redact(self) -> Iterator[tuple[str, str, str]]:
         names = [name.strip() for name in self.annotations.get("redact", "").split(",")]

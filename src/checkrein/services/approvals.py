@@ -29,6 +29,7 @@ from checkrein.flow.approval import (
 from checkrein.ledger import Draft, Record
 from checkrein.model import Decision, NotFound, PolicyInvalid, Request, StoreConflict, StoreUnavailable
 from checkrein.model.json import canonical, fold
+from checkrein.model.people import People
 from checkrein.model.requirement import combine
 from checkrein.ports import Clock, Row, Save, Store, Unit
 from checkrein.services import records
@@ -37,6 +38,7 @@ ROOM = "approval"
 PREFIX = "apr_"
 #: how often a vote is tried again after another process changed the approval
 ATTEMPTS = 32
+NOBODY = People()
 
 
 def row(approval: Approval) -> Row:
@@ -65,6 +67,7 @@ def view(approval: Approval) -> dict[str, object]:
         "policies": list(approval.policies),
         "reasons": list(approval.reasons),
         "approvers": str(approval.requirement),
+        "escalation": [str(step) for step in approval.requirement.escalation],
         "bundle": approval.bundle,
         "action_hash": approval.action_hash,
         "deadline_us": approval.deadline_us,
@@ -77,10 +80,11 @@ def shown_hash(approval: Approval) -> str:
 
 
 class Approvals:
-    def __init__(self, store: Store, clock: Clock, key: bytes) -> None:
+    def __init__(self, store: Store, clock: Clock, key: bytes, people: People = NOBODY) -> None:
         self._store = store
         self._clock = clock
         self._key = key
+        self.people = people
 
     def fresh(self, request: Request, decision: Decision, now_us: int) -> Approval:
         """A new approval for exactly this action; not stored yet.
@@ -162,15 +166,20 @@ class Approvals:
         id: str,
         *,
         voter: str,
-        roles: tuple[str, ...],
+        roles: tuple[str, ...] | None = None,
         approve: bool,
         reason: str = "",
         auth: str,
         shown: str = "",
         simulated: bool = False,
     ) -> Approval:
-        """Cast one vote. A vote that does not count is refused with its reason, and recorded."""
+        """Cast one vote. A vote that does not count is refused with its reason, and recorded.
+
+        `roles` are those that the voter's key or token bears, else (`None`) those of `[people]`; on-call lists count
+        beside them.
+        """
         id = self.get(id).id
+        held = self.people.roles(voter) if roles is None else (*roles, *self.people.on_call(voter))
         for _ in range(ATTEMPTS):
             approval = self.get(id)
             now_us = self._clock.now_us()
@@ -179,7 +188,7 @@ class Approvals:
                 approval = self.get(id)
             cast = Vote(
                 voter=voter,
-                roles=roles,
+                roles=held,
                 approve=approve,
                 reason=reason,
                 auth=auth,
