@@ -7,7 +7,10 @@
 `detect`      finds personal data and secrets in text: spans with a class
 `detectors`   the built-in patterns, and the checks behind them
 `explain`     why the policies decide a request as they do, for people
-`redact`      spans -> clean copy with stable placeholders
+`scan`        the passes of the detectors over a text that comes in pieces
+`partial`     from a pattern, the pattern of what may still become a match
+`redact`      spans -> clean copy with stable placeholders; also as a stream
+`restore`     placeholders -> values, for targets that may see them; also as a stream
 `fold`        text as matchers see it: invisible and look-alike characters hide nothing
 `patterns`    RE2: many patterns in one pass
 

@@ -8,19 +8,21 @@ numbers.
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
-import re2
 
-from checkrein.decide.detectors import RULES, Rule
+from checkrein.decide.detectors import RULES, TOKEN, Rule
 from checkrein.decide.fold import image
-from checkrein.decide.patterns import PatternSet, latin
+from checkrein.decide.scan import BARRIER, LIMIT, Passes, Ruleset
 
 #: every class there is
 EVERYTHING = ("pii", "secret")
+
+
+#: no class is found in less
+SHORTEST = 6
 
 
 class Span(msgspec.Struct, frozen=True, order=True):
@@ -36,37 +38,59 @@ def covers(classes: Iterable[str], cls: str) -> bool:
     return any(cls == name or cls.startswith(name + ".") for name in classes)
 
 
+class Detectors:
+    """Rules by which personal data and secrets are found, compiled once for each choice of classes."""
+
+    def __init__(self, rules: tuple[Rule, ...]) -> None:
+        self.rules = rules
+        self._compiled: dict[tuple[str, ...], Ruleset] = {}
+
+    def ruleset(self, classes: tuple[str, ...]) -> Ruleset:
+        """What runs for these classes."""
+        ruleset = self._compiled.get(classes)
+        if ruleset is None:
+            ruleset = Ruleset(tuple(rule for rule in self.rules if covers(classes, rule.cls)))
+            self._compiled[classes] = ruleset
+        return ruleset
+
+    def known(self, cls: str) -> bool:
+        """Whether a detector finds this class or one below it."""
+        return any(covers((cls,), rule.cls) for rule in self.rules)
+
+
+BUILT_IN = Detectors(RULES)
+
+
 def known(cls: str) -> bool:
-    """Whether a detector finds this class or one below it."""
-    return any(covers((cls,), rule.cls) for rule in RULES)
+    """Whether a built-in detector finds this class or one below it."""
+    return BUILT_IN.known(cls)
 
 
-def detect(text: str, classes: tuple[str, ...] = EVERYTHING, *, field: str = "") -> tuple[Span, ...]:
+def context_of(field: str) -> bytes:
+    """The name a text stands under in JSON, as words near it."""
+    return image(field.replace("_", " "))[0] if "<" not in field else b""
+
+
+def detect(
+    text: str, classes: tuple[str, ...] = EVERYTHING, *, field: str = "", detectors: Detectors = BUILT_IN
+) -> tuple[Span, ...]:
     """The spans of these classes, in order, none overlapping.
 
     Where findings overlap, one span covers them all and has the class of the strongest (then longest).
     `field` is the name the text stands under in JSON; it counts as a word nearby.
     """
-    data, offsets = image(text)
-    if len(data) < 6:
+    data, places = image(text)
+    if len(data) < SHORTEST:
         return ()
-    prefilter, rules = _compiled(classes)
-    context = image(field.replace("_", " "))[0] if "<" not in field else b""
-    found: list[tuple[int, int, int, str]] = []
-    for index in prefilter.match(data):
-        rule, pattern = rules[index]
-        place = 0
-        while (match := pattern.search(data, place)) is not None:
-            start, end = match.span(pattern.groups)
-            spans = ((start, end),) if rule.check is None else tuple(rule.check(data, start, end, context))
-            found.extend((first, last, rule.strength, rule.cls) for first, last in spans)
-            place = match.end()
-            if rule.short:
-                place = spans[-1][1] if spans else match.start() + 1
-    spans_found = _merge(found)
-    if offsets is None:
-        return spans_found
-    return tuple(Span(offsets[span.start], offsets[span.end - 1] + 1, span.cls) for span in spans_found)
+    rules, context = detectors.ruleset(classes), context_of(field)
+    if len(data) <= LIMIT and BARRIER not in data:
+        found, _ = rules.scan(data, 0, len(data), context, final=True)
+        if places is None:
+            return tuple(Span(*span) for span in found)
+        return tuple(Span(places[start], places[end - 1] + 1, cls) for start, end, cls in found)
+    passes = Passes(rules, 1, context)
+    passes.whole(data, range(len(data)) if places is None else places, len(text))
+    return tuple(Span(*span) for span in sorted(passes.found.values()) if span.cls != TOKEN.cls)
 
 
 def detect_json(value: object, classes: tuple[str, ...] = EVERYTHING) -> Counter[str]:
@@ -98,30 +122,3 @@ def texts(value: object, field: str = "") -> Iterator[tuple[str, str]]:
             yield from texts(item, field)
     elif text := number_text(value):
         yield text, field
-
-
-def _merge(found: list[tuple[int, int, int, str]]) -> tuple[Span, ...]:
-    spans: list[Span] = []
-    best = (0, 0)
-    for start, end, strength, cls in sorted(found):
-        rank = (strength, end - start)
-        if spans and start < spans[-1].end:
-            last = spans[-1]
-            spans[-1] = Span(last.start, max(last.end, end), cls if rank > best else last.cls)
-            best = max(best, rank)
-        else:
-            spans.append(Span(start, end, cls))
-            best = rank
-    return tuple(spans)
-
-
-@functools.lru_cache(maxsize=256)
-def _pattern(rule: Rule) -> re2._Regexp:
-    return latin(rule.pattern)
-
-
-@functools.lru_cache(maxsize=256)
-def _compiled(classes: tuple[str, ...]) -> tuple[PatternSet, tuple[tuple[Rule, re2._Regexp], ...]]:
-    """The rules to run for these classes, and a set that says in one pass which of them can match."""
-    rules = tuple(rule for rule in RULES if covers(classes, rule.cls))
-    return PatternSet([rule.pattern for rule in rules], latin=True), tuple((rule, _pattern(rule)) for rule in rules)

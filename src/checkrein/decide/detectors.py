@@ -26,7 +26,8 @@ class Rule(msgspec.Struct, frozen=True):
     """A pattern, and a check that turns a candidate of it into spans.
 
     `strength` decides between overlaps. A candidate is the whole match, or group 1. `short` candidates have a
-    bounded length: what a check leaves of one is looked at again.
+    bounded length: what a check leaves of one is looked at again. The check looks at no more than `after` bytes
+    behind a candidate, and only at those of its line.
     """
 
     cls: str
@@ -34,10 +35,12 @@ class Rule(msgspec.Struct, frozen=True):
     check: Check | None = None
     strength: int = 2
     short: bool = False
+    after: int = 0
 
 
-#: how far before a candidate a word may stand that gives it its meaning
-_CONTEXT = 40
+#: how far before a candidate a word may stand that gives it its meaning, and how far after it
+CONTEXT = 40
+CONTEXT_AFTER = 20
 
 
 # words that say what the digits near them are; a placeholder such as `<PHONE_1>` is none of them
@@ -55,8 +58,8 @@ _DIGITS = latin(rb"\d+")
 
 def _near(word: re2._Regexp, data: bytes, start: int, end: int, field: bytes) -> bool:
     """Whether the word stands shortly before or after the candidate, or in the field's name."""
-    before = data[max(0, start - _CONTEXT) : start]
-    after = data[end : end + _CONTEXT // 2].split(b"\n")[0]
+    before = data[max(0, start - CONTEXT) : start]
+    after = data[end : end + CONTEXT_AFTER].split(b"\n")[0]
     return any(word.search(part) is not None for part in (before, after, field))
 
 
@@ -239,11 +242,13 @@ def _mixed(data: bytes, start: int, end: int, _field: bytes) -> Found:
 RULES = (
     Rule("pii.email", rb"[A-Za-z0-9\xe9._%+'\-]+@[A-Za-z0-9\xe9\-]+(?:\.[A-Za-z0-9\xe9\-]+)*\.[A-Za-z\xe9]{2,}"),
     Rule("pii.card", rb"\d[\d .\-]{10,}\d", _card, 3),
-    Rule("pii.iban", rb"(?i)\b[a-z]{2}\d\d(?:[ \-]?[a-z0-9]){11,29}", _iban, 3, short=True),
-    Rule("pii.ssn", rb"\d{3}[ \-]?\d{2}[ \-]?\d{4}", _ssn, 3, short=True),
-    Rule("pii.ip", rb"(?:\d{1,3}\.){3}\d{1,3}", _ip),
-    Rule("pii.ip", rb"[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?:(?:\d{1,3}\.){3}\d{1,3})?", _ip, short=True),
-    Rule("pii.phone", rb"[+(]{0,2}\d[\d ().\-/]{5,}\d", _phone, 1),
+    Rule("pii.iban", rb"(?i)\b[a-z]{2}\d\d(?:[ \-]?[a-z0-9]){11,29}", _iban, 3, short=True, after=1),
+    Rule("pii.ssn", rb"\d{3}[ \-]?\d{2}[ \-]?\d{4}", _ssn, 3, short=True, after=CONTEXT_AFTER),
+    Rule("pii.ip", rb"(?:\d{1,3}\.){3}\d{1,3}", _ip, after=2),
+    Rule(
+        "pii.ip", rb"[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?:(?:\d{1,3}\.){3}\d{1,3})?", _ip, short=True, after=2
+    ),
+    Rule("pii.phone", rb"[+(]{0,2}\d[\d ().\-/]{5,}\d", _phone, 1, after=CONTEXT_AFTER),
     Rule("secret.aws_key", rb"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}\b", None, 4),
     Rule(
         "secret.aws_key",
@@ -297,3 +302,9 @@ RULES = (
         3,
     ),
 )
+
+#: names of placeholders that stand for no class: for what is withheld, and for text that looks like a placeholder
+WITHHELD, ESCAPED = "withheld", "placeholder"
+_NAMES = sorted({rule.cls.rpartition(".")[2].upper() for rule in RULES} | {WITHHELD.upper(), ESCAPED.upper()})
+#: a placeholder; its few digits can be no personal data
+TOKEN = Rule("", rf"<(?:{'|'.join(_NAMES)})_[1-9]\d{{0,5}}>".encode(), None, 9)

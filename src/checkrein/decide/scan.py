@@ -1,0 +1,262 @@
+"""One pass of detectors over an image that comes in pieces.
+
+What a `Scanner` finds does not depend on where the pieces end: it decides on text only when nothing that follows
+can change what is found there. Held back is what may still be inside a match (`partial.viable`), and what stands
+so near the end that words after it could give it a meaning. At most `LIMIT` bytes are held: of a longer run the
+beginning is decided as if the text ended there, and a match that goes on beyond is found in parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from checkrein.decide.detectors import CONTEXT, TOKEN, Rule
+from checkrein.decide.partial import viable
+from checkrein.decide.patterns import PatternSet, latin
+
+#: stands in an image for what was found; no pattern of a rule fits it, except in the middle of what is longer
+BARRIER = b"<"
+#: bytes of an image that are held back at most
+LIMIT = 16 * 1024
+#: what is kept of a text that was decided on, for checks that look back
+_BEFORE = CONTEXT + 8
+#: a run that is cut keeps so much of its end: longer than what any check accepts
+_OVERLAP = 256
+#: so much of the beginning of a match says that what follows belongs to it
+_HEAD = 512
+
+
+class Found(NamedTuple):
+    """Bytes `start` to `end` of an image are of class `cls`."""
+
+    start: int
+    end: int
+    cls: str
+
+
+class Decided(NamedTuple):
+    """A part of the image, where each byte stands in the original, and what was found in the part."""
+
+    data: bytes
+    places: Sequence[int]
+    found: tuple[Found, ...]
+
+
+class Ruleset:
+    """Rules, compiled: which of them can match in one pass, each of them, and what may still become a match."""
+
+    def __init__(self, rules: tuple[Rule, ...]) -> None:
+        self._rules = tuple((rule, latin(rule.pattern)) for rule in rules)
+        self._any = PatternSet([rule.pattern for rule in rules], latin=True)
+        self.viable = viable(tuple(rule.pattern for rule in rules))
+
+    def scan(self, data: bytes, start: int, hold: int, context: bytes, *, final: bool) -> tuple[list[Found], int]:
+        """What stands from `start` on, and up to where that is certain; matches from `hold` on are left for later."""
+        cut = hold
+        found: list[tuple[int, int, int, str]] = []
+        taken: list[tuple[int, int]] = []
+        for index in self._any.match(data[max(0, start - 1) :] if start else data):
+            rule, pattern = self._rules[index]
+            place = start
+            while (match := pattern.search(data, place)) is not None:
+                begin, stop = match.span()
+                if begin >= hold:
+                    break
+                if not final and stop + rule.after > len(data) and b"\n" not in data[stop:]:
+                    cut = min(cut, begin)
+                    break
+                first, last = match.span(pattern.groups)
+                spans = ((first, last),) if rule.check is None else tuple(rule.check(data, first, last, context))
+                found.extend((first, last, rule.strength, rule.cls) for first, last in spans)
+                place = stop
+                if rule.short:
+                    place = spans[-1][1] if spans else begin + 1
+                taken.append((begin, place))
+        if cut < len(data):
+            for begin, stop in sorted(taken, reverse=True):
+                if begin < cut < stop:
+                    cut = begin
+        return _merge(found, cut), cut
+
+
+TOKENS = Ruleset((TOKEN,))
+
+
+class Scanner:
+    """A pass over a text: `feed` it with pieces, then `finish` it; each decides on what can be decided."""
+
+    def __init__(self, rules: Ruleset, context: bytes = b"", *, again: bool = False) -> None:
+        self._rules = rules
+        self._context = context
+        #: a pass over what another one left: where nothing was taken out, it finds nothing
+        self._again = again
+        self._data = b""
+        self._start = 0
+        #: bytes at the start of what is pending that only stand for a match that was cut
+        self._head = 0
+        self._places: list[int] = []
+
+    @property
+    def pending(self) -> int | None:
+        """Where in the original the first byte stands that is held back, if one is."""
+        return self._places[0] if self._places else None
+
+    def feed(self, data: bytes, places: Sequence[int]) -> Iterator[Decided]:
+        """`places` says where each byte stands in the original."""
+        fed = 0
+        while fed < len(data):
+            size = min(len(data) - fed, LIMIT - len(self._places))
+            self._data += data[fed : fed + size]
+            self._places.extend(places[fed : fed + size])
+            fed += size
+            match = self._rules.viable.search(self._data, self._start)
+            hold = self._start if match is None else match.start()
+            if hold > self._start:
+                found, cut = self._rules.scan(self._data, self._start, hold, self._context, final=False)
+                if cut > self._start:
+                    yield self._decide(cut, found)
+            if len(self._places) == LIMIT:
+                yield self._cut_run()
+
+    def all(self, data: bytes, places: Sequence[int]) -> Decided:
+        """A text of at most `LIMIT` bytes, decided at once."""
+        found, _ = self._rules.scan(data, 0, len(data), self._context, final=True)
+        return Decided(data, places, tuple(found))
+
+    def finish(self) -> Iterator[Decided]:
+        if self._places:
+            yield self._decide(len(self._data), self._finally())
+
+    def _decide(self, cut: int, found: Sequence[Found]) -> Decided:
+        begin, size = self._start + self._head, cut - self._start
+        decided = Decided(
+            self._data[begin:cut],
+            self._places[self._head : size],
+            tuple(Found(max(0, first - begin), last - begin, cls) for first, last, cls in found if begin < last <= cut),
+        )
+        self._head = max(0, self._head - size)
+        del self._places[:size]
+        dropped = max(0, cut - _BEFORE)
+        self._data = self._data[dropped:]
+        self._start = cut - dropped
+        return decided
+
+    def _cut_run(self) -> Decided:
+        """Decide on the beginning of a run that is too long to hold."""
+        end, found = len(self._data), self._finally()
+        cut, head = end - _OVERLAP, b""
+        for first, last, _ in found:
+            if first < cut < last:
+                cut = last
+                if last == end:
+                    head = self._goes_on(self._data[max(self._start, first - _BEFORE) : first + _HEAD])
+        decided = self._decide(cut, found)
+        if head:
+            self._data = self._data[: self._start] + head + self._data[self._start :]
+            self._places[:0] = [decided.places[-1] + 1] * len(head)
+            self._head = len(head)
+        return decided
+
+    def _finally(self) -> list[Found]:
+        """What stands in all that is pending, as if the text ended there."""
+        if self._again and BARRIER not in self._data:
+            return []
+        return self._rules.scan(self._data, self._start, len(self._data), self._context, final=True)[0]
+
+    def _goes_on(self, head: bytes) -> bytes:
+        found, _ = self._rules.scan(head, 0, len(head), self._context, final=True)
+        return head if found and found[-1].end == len(head) else b""
+
+
+class Passes:
+    """Several passes over one text, each over what the one before left: what was found stands there as `BARRIER`.
+
+    Placeholders are taken out first: what stands beside one stands beside what it replaced. Taking something out can
+    make its neighbours readable as something else. What the last of several passes still finds is the end of the
+    text: `closed` says where, and nothing is decided beyond.
+    """
+
+    def __init__(self, rules: Ruleset, count: int, context: bytes = b"") -> None:
+        again = (Scanner(rules, context, again=True) for _ in range(count - 1))
+        self._scanners = [Scanner(TOKENS), Scanner(rules, context), *again]
+        self._last = count if count > 1 else -1
+        self._fed = 0
+        #: what was found, by where it begins in the original
+        self.found: dict[int, Found] = {}
+        self.closed: int | None = None
+
+    def feed(self, data: bytes, places: Sequence[int], fed: int) -> int:
+        """More of the image, up to `fed` in the original; returns up to where all is certain."""
+        self._fed = fed
+        self._push(0, data, places)
+        return self._certain()
+
+    def finish(self) -> int:
+        for level, scanner in enumerate(self._scanners):
+            for decided in scanner.finish():
+                self._hand_on(level, decided)
+        return self._certain()
+
+    def whole(self, data: bytes, places: Sequence[int], fed: int) -> int:
+        """The whole text at once: the same as `feed` and `finish`, with less work."""
+        if len(data) > LIMIT:
+            self.feed(data, places, fed)
+            return self.finish()
+        self._fed = fed
+        for level, scanner in enumerate(self._scanners):
+            decided = scanner.all(data, places)
+            if decided.found:
+                data, places = self._taken_out(level, decided)
+            elif level:  # a pass over the same image finds the same
+                break
+        return self._certain()
+
+    def _certain(self) -> int:
+        if self.closed is not None:
+            return self.closed
+        return min((place for scanner in self._scanners if (place := scanner.pending) is not None), default=self._fed)
+
+    def _push(self, level: int, data: bytes, places: Sequence[int]) -> None:
+        if level < len(self._scanners):
+            for decided in self._scanners[level].feed(data, places):
+                self._hand_on(level, decided)
+
+    def _hand_on(self, level: int, decided: Decided) -> None:
+        data, places = self._taken_out(level, decided) if decided.found else decided[:2]
+        self._push(level + 1, data, places)
+
+    def _taken_out(self, level: int, decided: Decided) -> tuple[bytes, Sequence[int]]:
+        if level == self._last and self.closed is None:
+            self.closed = decided.places[decided.found[0].start]
+        data: list[bytes] = []
+        places: list[int] = []
+        done = 0
+        for start, end, cls in decided.found:
+            first, stop = decided.places[start], decided.places[end - 1] + 1
+            for place in range(start, end):
+                if decided.data[place] == BARRIER[0] and (inner := self.found.pop(decided.places[place], None)):
+                    stop = max(stop, inner.end)
+            self.found[first] = Found(first, stop, cls)
+            data += (decided.data[done:start], BARRIER)
+            places += decided.places[done : start + 1]
+            done = end
+        return b"".join((*data, decided.data[done:])), [*places, *decided.places[done:]]
+
+
+def _merge(found: list[tuple[int, int, int, str]], cut: int) -> list[Found]:
+    """The findings before the cut, those that overlap as one: of the class of the strongest, then longest."""
+    spans: list[Found] = []
+    best = (0, 0)
+    for start, end, strength, cls in sorted(found):
+        if start >= cut:
+            break
+        rank = (strength, end - start)
+        if spans and start < spans[-1].end:
+            last = spans[-1]
+            spans[-1] = Found(last.start, max(last.end, end), cls if rank > best else last.cls)
+            best = max(best, rank)
+        else:
+            spans.append(Found(start, end, cls))
+            best = rank
+    return spans
