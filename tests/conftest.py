@@ -29,6 +29,7 @@ tools:
   read_file:
     effects: [read]
     input: {path: string}
+    output: {path: trusted, content: untrusted}
   send_email:
     effects: [external]
     input: {to: string, subject: string, body: string}

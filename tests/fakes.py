@@ -54,3 +54,40 @@ class FakeModel:
                 self.left.set()
                 return
         await send({"type": "http.response.body", "body": b"" if self.stream else self.answer})
+
+
+def completion(*calls: tuple[str, Any], content: str | None = None) -> bytes:
+    """A chat completion with these tool calls; arguments that are text are sent as they are."""
+    message: dict[str, Any] = {"role": "assistant", "content": content}
+    if calls:
+        message["tool_calls"] = [call(place, name, input) for place, (name, input) in enumerate(calls)]
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if calls else "stop"}
+    return json.dumps(
+        {"id": "c-1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+    ).encode()
+
+
+def call(place: int, name: str, input: Any) -> dict[str, Any]:
+    text = input if isinstance(input, str) else json.dumps(input)
+    return {"id": f"call_{place}", "type": "function", "function": {"name": name, "arguments": text}}
+
+
+def streamed(*calls: tuple[str, Any], content: str | None = None, piece: int = 7) -> list[bytes]:
+    """The same as a stream, its arguments in pieces."""
+    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": content}]
+    for place, (name, input) in enumerate(calls):
+        whole = call(place, name, input)
+        text = whole["function"]["arguments"]
+        whole["function"]["arguments"] = ""
+        deltas.append({"tool_calls": [{"index": place, **whole}]})
+        for start in range(0, len(text), piece):
+            function = {"arguments": text[start : start + piece]}
+            deltas.append({"tool_calls": [{"index": place, "function": function}]})
+    events = [chunk(delta) for delta in deltas]
+    return [*events, chunk({}, "tool_calls" if calls else "stop"), b"data: [DONE]\n\n"]
+
+
+def chunk(delta: dict[str, Any], ended: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": ended}
+    about = {"id": "c-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+    return f"data: {json.dumps(about)}\n\n".encode()

@@ -12,6 +12,7 @@ import pytest
 from checkrein.compose import System, open_system
 from checkrein.flow.approval import Approval
 from checkrein.model import Action, ApprovalRequired, Decision, Outcome, Request, Resource, Subject
+from checkrein.ports import RecordQuery
 from checkrein.services.turns import MAX_HOSTS, TURN, Turn
 
 ALICE = Subject("user", "alice")
@@ -258,3 +259,20 @@ def test_what_was_approved_is_what_the_person_read(system: System):
     turn = system.turns.open(request, decision.trace_id, approval)
     assert ask(system, turn, to="everyone").outcome is Outcome.REQUIRE_REVIEW
     assert ask(system, turn, to="all").outcome is Outcome.ALLOW
+
+
+async def test_a_call_the_gateway_has_asked_about_in_this_turn_is_not_asked_twice(system: System):
+    def decisions() -> int:
+        return sum(1 for _ in system.store.records(RecordQuery(kinds=("decision",))))
+
+    async with system.gateway.action(prompt("hello"), caller="tests") as governed:
+        read = call(system.gateway.turn(governed).handle, {"path": "a.txt"}, "read_file")
+        assert (await system.gateway.evaluate(read, caller="pep")).outcome is Outcome.ALLOW
+        asked = decisions()
+        assert (await system.gateway.propose(read, caller="key")).outcome is Outcome.ALLOW
+        assert decisions() == asked
+        assert (await system.gateway.propose(read, caller="key")).outcome is Outcome.ALLOW
+        assert decisions() == asked + 1
+        other = call(read.subject.id, {"path": "b.txt"}, "read_file")
+        assert (await system.gateway.propose(other, caller="key")).outcome is Outcome.ALLOW
+        assert decisions() == asked + 2

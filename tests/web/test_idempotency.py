@@ -110,7 +110,7 @@ async def test_two_keys_are_a_400(http: aiohttp.ClientSession, model: FakeModel)
 
 
 async def test_while_the_first_runs_the_second_is_told_when_to_come_back(http: aiohttp.ClientSession, model: FakeModel):
-    model.stream, model.falls_silent = [b"data: 1\n\n"], True
+    model.stream, model.falls_silent = [b'data: {"n":1}\n\n'], True
     asked = body("hi", stream=True)
     async with http.post(CHAT, json=asked, headers={"idempotency-key": "k-1"}) as first:
         status, text, headers = await post(http, asked)
@@ -144,7 +144,7 @@ async def test_a_stream_too_long_to_keep_is_not_run_again(
 async def test_when_the_caller_left_its_key_says_so_and_nothing_runs_again(
     system: System, http: aiohttp.ClientSession, model: FakeModel
 ):
-    model.stream, model.falls_silent = [b"data: 1\n\n"], True
+    model.stream, model.falls_silent = [b'data: {"n":1}\n\n'], True
     asked = body("hi", stream=True)
     first = await http.post(CHAT, json=asked, headers={"idempotency-key": "k-1"})
     first.close()

@@ -152,9 +152,9 @@ async def test_a_stream_passes_through_and_its_end_is_recorded_before_its_last_p
 
 
 async def test_each_part_of_a_stream_is_sent_as_it_comes(http: aiohttp.ClientSession, model: FakeModel):
-    model.stream, model.falls_silent = [b"data: first\n\n"], True
+    model.stream, model.falls_silent = [b'data: {"n":1}\n\n'], True
     async with http.post(CHAT, json=body("hi", stream=True)) as reply:
-        assert await reply.content.readany() == b"data: first\n\n"
+        assert await reply.content.readany() == b'data: {"n":1}\n\n'
 
 
 async def test_the_official_client_works_plain_and_streaming(server: str, key: str, model: FakeModel):
@@ -178,7 +178,7 @@ async def test_the_official_client_works_plain_and_streaming(server: str, key: s
 async def test_when_the_caller_leaves_the_upstream_call_is_dropped_and_recorded_as_cancelled(
     system: System, server: str, key: str, model: FakeModel
 ):
-    model.stream, model.falls_silent = [b"data: 1\n\n"], True
+    model.stream, model.falls_silent = [b'data: {"n":1}\n\n'], True
     headers = {"authorization": f"Bearer {key}"}
     async with aiohttp.ClientSession(server, headers=headers) as leaving:
         reply = await leaving.post(CHAT, json=body("hi", stream=True))
@@ -214,12 +214,12 @@ async def test_prompt_and_answer_are_kept_for_auditors_and_in_no_record(folder: 
             async with aiohttp.ClientSession(server.url, headers={"authorization": f"Bearer {secret}"}) as http:
                 async with http.post(CHAT, json=body("a telling question")) as reply:
                     whole = reply.headers["x-checkrein-trace-id"]
-                model.stream = [b"data: a telling answer\n\n", b"data: [DONE]\n\n"]
+                model.stream = [b'data: {"said":"a telling answer"}\n\n', b"data: [DONE]\n\n"]
                 async with http.post(CHAT, json=body("hi", stream=True)) as reply:
                     streamed = reply.headers["x-checkrein-trace-id"]
                     await reply.read()
         assert result_of(system, whole) == json.loads(model.answer)
-        assert result_of(system, streamed) == "data: a telling answer\n\ndata: [DONE]\n\n"
+        assert result_of(system, streamed) == 'data: {"said":"a telling answer"}\n\ndata: [DONE]\n\n'
         (asked,) = system.store.records(RecordQuery(trace_id=whole, kinds=("decision",)))
         shown = system.payloads.reveal(asked.id, person="ann").value
         assert "a telling question" in json.dumps(shown)

@@ -4,6 +4,7 @@
 `context`     what is known (`Situation`), and the form in which policies see it
 `classify`    request -> labels and risk (effects, intents, arguments, detections)
 `provenance`  where each control argument's value came from
+`results`     what tools answered before: untrusted, but for what manifests vouch for
 `detect`      finds personal data and secrets in text: spans with a class
 `detectors`   the built-in patterns, and the checks behind them
 `explain`     why the policies decide a request as they do, for people

@@ -70,6 +70,8 @@ def evaluate(
     """Decide one request. `classifier` is the one built for the bundle's manifests."""
     classified = Classified(Risk.of(100, ("not evaluated",)))
     try:
+        if not isinstance(request.action.properties.get("input", {}), dict):
+            return _denied(bundle, classified, "the arguments are no JSON object")
         manifests = bundle.manifests
         if classifier.manifests is not manifests:
             return _denied(bundle, classified, "the classifier belongs to another bundle")

@@ -20,6 +20,7 @@
 `metrics`    how well a deployment governs, beside its targets
 `recovery`   after a crash: a start without an end becomes `execution.unknown`
 `turns`      prompts in flight, so that an agent gateway's tool calls are decided for the person
+`answers`    decides the tool calls that a model answers
 `ids`        unguessable ids
 `evidence`   for people who do not trust us: export as tiles, proof of a record, proof of growth
 `witness`    others cosign each checkpoint, once they have seen that it only extends the last

@@ -162,8 +162,17 @@ class Gateway:
     def turn(self, governed: Governed) -> Turn:
         """Open a turn for an action that is running; it closes with the action."""
         if governed.turn is None:
-            governed.turn = self._turns.open(governed.request, governed.decision.trace_id, governed.machine.approval)
+            made, manifests = governed.decision, self._pdp.bundle.manifests
+            governed.turn = self._turns.open(governed.request, made.trace_id, governed.machine.approval, manifests)
         return governed.turn
+
+    async def propose(self, request: Request, *, caller: str) -> Decision:
+        """Decide and record a tool call that is answered to a turn, unless it was asked about in that turn."""
+        asked = self._pdp.resolve(request)
+        known = asked.turn.take(asked.request) if asked.turn else None
+        if known is not None:
+            return known
+        return await self._driver.run(self._ask(request, caller, "", None, ANY, answered=True))
 
     def _abandoned(self, governed: Governed) -> Steps[None]:
         """The start stands and nobody is there to run it."""
@@ -248,7 +257,14 @@ class Gateway:
         )
 
     def _ask(
-        self, request: Request, caller: str, trace_id: str, once: Once | None, supported: object
+        self,
+        request: Request,
+        caller: str,
+        trace_id: str,
+        once: Once | None,
+        supported: object,
+        *,
+        answered: bool = False,
     ) -> Steps[Decision]:
         asking = self._asking(flow.Mode.ASK, request, caller, trace_id, once, supported)
         command = yield from self._until_settled(asking)
@@ -257,7 +273,10 @@ class Gateway:
                 "no decision was given because it could not be recorded",
                 hint="`checkrein doctor` says what is wrong with the store",
             )
-        return decision_of(asking.machine)
+        made, turn = decision_of(asking.machine), asking.asked.turn
+        if turn and made.outcome.runs and not answered:
+            turn.decided(asking.asked.request, made)
+        return made
 
     def _asking(
         self,

@@ -38,6 +38,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     environment: str = ""
     prompt: str = ""
     endorsed: str = ""
+    untrusted: str = ""
+    directory: tuple[str, ...] = ()
     approval_id: str = ""
     discharged: tuple[str, ...] = ()
 
@@ -72,6 +74,8 @@ class Sealer:
             environment=self._environment,
             prompt=turn.prompt if turn else "",
             endorsed=turn.prompt if turn and endorsed else "",
+            untrusted=turn.untrusted if turn else "",
+            directory=turn.directory if turn else (),
             approval_id=discharged.id if discharged else "",
             discharged=discharged.policies if discharged else (),
         )

@@ -237,6 +237,8 @@ class Pdp:
             endorsed=prompt if turn and turn.approval else "",
             approval_id=discharged.id if discharged else "",
             discharged=frozenset(discharged.policies) if discharged else frozenset(),
+            untrusted=turn.untrusted if turn else "",
+            directory=turn.directory if turn else (),
         )
 
     def _evaluate(self, version: Version, case: _Case, discharged: Approval | None) -> Decision:

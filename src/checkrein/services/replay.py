@@ -109,6 +109,8 @@ def _situation(known: Known) -> Situation:
         environment=known.environment,
         prompt=known.prompt,
         endorsed=known.endorsed,
+        untrusted=known.untrusted,
+        directory=known.directory,
         approval_id=known.approval_id,
         discharged=frozenset(known.discharged),
     )

@@ -8,7 +8,9 @@ what is asked for an unknown turn is denied.
 
 from __future__ import annotations
 
+import hashlib
 import threading
+from collections import defaultdict
 from itertools import islice
 
 import re2
@@ -17,8 +19,11 @@ from checkrein.decide.classify import asked
 from checkrein.decide.detect import texts
 from checkrein.decide.fold import fold
 from checkrein.decide.provenance import Provenance, trace
+from checkrein.decide.results import told
 from checkrein.flow.approval import Approval
 from checkrein.model import Decision, Request, Subject
+from checkrein.model.json import canonical
+from checkrein.model.json import fold as folded
 from checkrein.policy.manifest import Manifests
 from checkrein.services.ids import fresh
 
@@ -28,20 +33,27 @@ TURN = "turn"
 _HOST = re2.compile(r"[\pL\pN.-]*[\pL\pN]\.[a-z]{2,}[\pL\pN.-]*")
 #: names of hosts that one call may repeat from the approved text
 MAX_HOSTS = 20
+#: calls of one turn that are remembered as decided; what is forgotten is decided again
+MAX_DECIDED = 256
 
 
 class Turn:
     """One prompt in flight: for whom, through which agent, in which trace, approved by whom."""
 
-    def __init__(self, handle: str, request: Request, trace_id: str, approval: Approval | None) -> None:
+    def __init__(
+        self, handle: str, request: Request, trace_id: str, approval: Approval | None, manifests: Manifests
+    ) -> None:
         self.handle = handle
         self.subject: Subject = request.subject
         self.agent = request.context.get("agent")
         self.session = request.context.get("session")
         self.trace_id = trace_id
         self.prompt = asked(request.action.input) if request.is_prompt else ""
+        #: what tools answered before: all of it, and the values that their manifests vouch for
+        self.untrusted, self.directory = told(request.action.input, manifests)
         self.approval = approval
         self._covered: set[str] = set()
+        self._decided: defaultdict[str, list[Decision]] = defaultdict(list)
         self._lock = threading.Lock()
 
     def covers(self, request: Request, made: Decision, manifests: Manifests) -> bool:
@@ -68,6 +80,23 @@ class Turn:
             self._covered.add(tool)
             return True
 
+    def decided(self, request: Request, made: Decision) -> None:
+        """An agent gateway asked about this call in the turn, and it runs."""
+        with self._lock:
+            if len(self._decided) < MAX_DECIDED:
+                self._decided[_call(request)].append(made)
+
+    def take(self, request: Request) -> Decision | None:
+        """The decision of this very call, once for each time that it was asked about."""
+        with self._lock:
+            known = self._decided.get(_call(request))
+            return known.pop() if known else None
+
+
+def _call(request: Request) -> str:
+    """One tool call of a turn, by its name and arguments."""
+    return hashlib.sha256(canonical([request.action.name, folded(request.action.properties)])).hexdigest()
+
 
 def _leads_away(value: object, approved: str) -> bool:
     """Whether a text in the arguments holds a link, or a name of a host that the approved text does not hold.
@@ -84,14 +113,19 @@ def _leads_away(value: object, approved: str) -> bool:
     return any(source is not Provenance.ENDORSED for source in sources.values())
 
 
+_NO_MANIFESTS = Manifests()
+
+
 class Turns:
     """The open turns of this process."""
 
     def __init__(self) -> None:
         self._open: dict[str, Turn] = {}
 
-    def open(self, request: Request, trace_id: str, approval: Approval | None) -> Turn:
-        turn = Turn(fresh("turn_", 24), request, trace_id, approval)
+    def open(
+        self, request: Request, trace_id: str, approval: Approval | None, manifests: Manifests = _NO_MANIFESTS
+    ) -> Turn:
+        turn = Turn(fresh("turn_", 24), request, trace_id, approval, manifests)
         self._open[turn.handle] = turn
         return turn
 

@@ -1,14 +1,15 @@
 """`POST /v1/chat/completions`: read, govern, forward, answer.
 
 Plain ASGI with a watcher on the connection: when the caller leaves, the upstream call is cancelled and the end is
-recorded as `cancelled`. The last part of an answer is sent only after its end is on disk. An answer that is whole, a
-stream too, is kept for the caller's `Idempotency-Key`.
+recorded as `cancelled`. The tool calls of an answer are decided before the caller sees them, and the last part of an
+answer is sent only after its end is on disk. An answer that is whole, a stream too, is kept for the caller's
+`Idempotency-Key`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter_ns
 
 import msgspec
@@ -16,9 +17,12 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from checkrein.connectors import openai
+from checkrein.connectors.chunks import Chunks
+from checkrein.connectors.completions import Whole
 from checkrein.model import ApiKey, CheckreinError, Decision, Permission, UpstreamUnavailable, UpstreamUnreachable
 from checkrein.model.json import dumps
 from checkrein.ports import Reply, Upstream
+from checkrein.services.answers import Answers, Proposal, Verdict
 from checkrein.services.arms import Arms
 from checkrein.services.gateway import Gateway
 from checkrein.services.governed import Governed
@@ -33,9 +37,6 @@ from checkrein.web.headers import idempotency_key, require_json
 PATH = "/v1/chat/completions"
 #: an upstream's JSON answer is held whole; a longer one is refused
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
-#: what ends a stream; it is sent only when the end is on disk, and the connection is not ended before that either
-DONE = b"[DONE]"
-MAX_HELD_BYTES = 64 * 1024
 #: headers of the upstream's answer that the caller may see
 ANSWER_HEADERS = ("content-type", "openai-processing-ms", "x-request-id", "x-backend")
 
@@ -63,6 +64,7 @@ class Proxy:
         hold: Hold,
     ) -> None:
         self._gateway = gateway
+        self._answers = Answers(gateway)
         self._routes = routes
         self._models = {name: route.models for name, route in routes.items()}
         self._limit = max_body_bytes
@@ -115,6 +117,7 @@ class Proxy:
                 chat.request, caller=key.id, trace_id=trace_id, once=claimed, part=part, hold=self._hold
             ) as governed:
                 answer.decided(governed.decision)
+                answer.decide = lambda asked: self._answers.decide(governed, asked, caller=key.id)
                 last = await self._run(chat, governed, route, answer)
             await answer.end(last)
         except Replay as before:
@@ -159,7 +162,7 @@ class Proxy:
         reply = await route.upstream.send("/chat/completions", payload, {"traceparent": traceparent})
         first_us = (perf_counter_ns() - sent_ns) // 1000
         try:
-            last, size = await self._answer(chat, reply, answer)
+            last, detail = await self._answer(chat, reply, answer)
         except UpstreamUnavailable:
             governed.ended("failed", error="UpstreamUnavailable", detail={"upstream": route.upstream.name})
             raise
@@ -167,15 +170,16 @@ class Proxy:
             await reply.close()
         status = "ok" if reply.status < 400 else "failed"
         error = "" if status == "ok" else f"http_{reply.status}"
-        detail = {"upstream": route.upstream.name, "http_status": reply.status, "bytes": size, "first_us": first_us}
-        governed.ended(status, error=error, detail=detail)
+        about = {"upstream": route.upstream.name, "http_status": reply.status, "first_us": first_us, **detail}
+        governed.ended(status, error=error, detail=about)
         return last
 
-    async def _answer(self, chat: openai.Chat, reply: Reply, answer: Answer) -> tuple[bytes, int]:
+    async def _answer(self, chat: openai.Chat, reply: Reply, answer: Answer) -> tuple[bytes, dict[str, object]]:
+        """The last part of the answer, and what is recorded about it."""
         kept = {name: reply.headers[name] for name in ANSWER_HEADERS if name in reply.headers}
         if chat.stream and "text/event-stream" in kept.get("content-type", ""):
             await answer.begin(reply.status, answer.headers({**kept, "cache-control": "no-store"}))
-            return await answer.stream(reply.body())
+            return await answer.stream(reply)
         parts: list[bytes] = []
         size = 0
         async for part in reply.body():
@@ -185,7 +189,20 @@ class Proxy:
                     f"the upstream's answer is longer than {MAX_ANSWER_BYTES} bytes", hint="ask for a stream"
                 )
             parts.append(part)
-        return answer.prepare(reply.status, answer.headers(kept), b"".join(parts)), size
+        body = b"".join(parts)
+        detail: dict[str, object] = {"bytes": size}
+        if reply.status < 400:
+            whole = Whole(body)
+            verdicts = await answer.verdicts(whole.asked)
+            body, detail = whole.settle(verdicts), detail | _calls(verdicts)
+        return answer.prepare(reply.status, answer.headers(kept), body), detail
+
+
+def _calls(verdicts: Sequence[Verdict]) -> dict[str, object]:
+    """What is recorded about the tool calls of an answer."""
+    if not verdicts:
+        return {}
+    return {"tool_calls": len(verdicts), "tool_calls_refused": sum(bool(verdict.refusal) for verdict in verdicts)}
 
 
 class Kept(msgspec.Struct, frozen=True, array_like=True):
@@ -209,6 +226,11 @@ class Answer:
         self.keeps = 0
         self.said = bytearray()
         self.whole = True
+        #: decides tool calls; set once the prompt is let through
+        self.decide: Callable[[Sequence[Proposal]], Awaitable[tuple[Verdict, ...]]] = _undecided
+
+    async def verdicts(self, asked: Sequence[Proposal]) -> tuple[Verdict, ...]:
+        return await self.decide(asked) if asked else ()
 
     def decided(self, decision: Decision) -> None:
         self.trace_id = decision.trace_id
@@ -232,20 +254,29 @@ class Answer:
         pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})
 
-    async def stream(self, parts: AsyncIterator[bytes]) -> tuple[bytes, int]:
-        """Send each part as it comes, but keep what closes the stream in hand, from `[DONE]` on."""
-        held = b""
+    async def stream(self, reply: Reply) -> tuple[bytes, dict[str, object]]:
+        """Send each event once it is decided, but keep what closes the stream in hand, from `[DONE]` on."""
+        chunks = Chunks()
+        verdicts: list[Verdict] = []
         size = 0
-        async for part in parts:
+        async for part in reply.body():
             size += len(part)
-            self._remember(part)
-            if held or DONE in part:
-                held += part
-                if len(held) > MAX_HELD_BYTES:
-                    raise UpstreamUnavailable("the upstream goes on after it said `[DONE]`", hint="look at its log")
-            else:
+            await self._tell(chunks.feed(part), chunks, verdicts)
+        await self._tell(chunks.close(), chunks, verdicts)
+        self._remember(chunks.rest)
+        return chunks.rest, {"bytes": size, **_calls(verdicts)}
+
+    async def _tell(self, part: bytes, chunks: Chunks, verdicts: list[Verdict]) -> None:
+        """Send what may be seen; while calls ask for verdicts, get them and go on."""
+        while True:
+            if part:
+                self._remember(part)
                 await self._send({"type": "http.response.body", "body": part, "more_body": True})
-        return held, size
+            if not chunks.asked:
+                return
+            given = await self.verdicts(chunks.asked)
+            verdicts += given
+            part = chunks.settle(given)
 
     def kept(self) -> Kept:
         """The answer whose last part is about to be sent."""
@@ -271,6 +302,10 @@ class Answer:
         self.whole = self.whole and len(part) <= left
         if left > 0:
             self.said += part[:left]
+
+
+async def _undecided(asked: Sequence[Proposal]) -> tuple[Verdict, ...]:
+    raise RuntimeError("no prompt was let through yet")
 
 
 async def _left(receive: Receive) -> None:

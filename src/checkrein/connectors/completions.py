@@ -1,0 +1,167 @@
+"""Chat completions as they come back: the tool calls in them, and what is told in the place of a refused one.
+
+A call that policy lets pass reaches its caller byte for byte. What two readers could take for different calls is not
+decided: the answer breaks off. `chunks` does the same for streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from checkrein.connectors.sse import load, unreadable
+from checkrein.model import BadRequest
+from checkrein.model.json import load_object
+from checkrein.services.answers import MAX_CALLS, Proposal, Verdict
+
+#: the members that hold calls, and how an answer ends that has some
+CALLED = ("tool_calls", "function_call")
+_encode = msgspec.json.Encoder().encode
+
+Json = dict[str, object]
+
+
+#: kind of a call -> the member that holds its arguments
+_KINDS = {"function": "arguments", "custom": "input"}
+#: the kind of the older `function_call`, of which a message has one
+_OLDER = ""
+
+
+class Call(msgspec.Struct):
+    """A tool call, whole or on its way."""
+
+    kind: str
+    id: str = ""
+    name: str = ""
+    text: str = ""
+
+    def proposal(self) -> Proposal:
+        if not self.name:
+            raise unreadable("a tool call without a name")
+        return Proposal(self.name, {"input": self.text} if self.kind == "custom" else arguments(self.text))
+
+    def add(self, piece: Call) -> None:
+        """Take the next piece of the call. What one reader would join and another overwrite is refused."""
+        twice = (self.name and piece.name) or (self.id and piece.id and self.id != piece.id)
+        if twice or self.kind != piece.kind:
+            raise unreadable("a tool call that readers could take for different ones")
+        self.id, self.name, self.text = self.id or piece.id, self.name or piece.name, self.text + piece.text
+
+    def told(self, verdict: Verdict) -> Json:
+        """The members of the call, with redacted arguments where there are some."""
+        text = self.text
+        if verdict.input is not None:
+            text = str(verdict.input.get("input", "")) if self.kind == "custom" else _encode(verdict.input).decode()
+        if self.kind == _OLDER:
+            return {"name": self.name, "arguments": text}
+        return {"id": self.id, "type": self.kind, self.kind: {"name": self.name, _KINDS[self.kind]: text}}
+
+
+def arguments(text: str) -> Json | str:
+    """Arguments by name; the text itself where it is no JSON object that all readers take for the same."""
+    if not text.strip():
+        return {}
+    try:
+        return load_object(text)
+    except BadRequest:
+        return text
+
+
+# --- a whole answer ------------------------------------------------------------------------------------------
+
+
+class Whole:
+    """An answer in JSON. `asked` are its calls; `settle` gives the bytes that the caller may see."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._value = load(data, "a chat completion")
+        #: each message with calls in it, and its choice
+        self._told: list[tuple[Json, Json, list[Call]]] = []
+        for choice in choices(self._value):
+            for message in messages(choice):
+                if found := [read_call(kind, piece) for kind, piece in pieces(message)]:
+                    self._told.append((choice, message, found))
+        self.asked = tuple(call.proposal() for _, _, calls in self._told for call in calls)
+        if len(self.asked) > MAX_CALLS:
+            raise unreadable(f"more than {MAX_CALLS} tool calls")
+
+    def settle(self, verdicts: Sequence[Verdict]) -> bytes:
+        if all(verdict.passes for verdict in verdicts):
+            return self._data
+        left = iter(verdicts)
+        for choice, message, calls in self._told:
+            _retell(choice, message, [(call, next(left)) for call in calls])
+        return _encode(self._value)
+
+
+def _retell(choice: Json, message: Json, calls: Sequence[tuple[Call, Verdict]]) -> None:
+    for name in CALLED:
+        message.pop(name, None)
+    kept = [(call, verdict) for call, verdict in calls if not verdict.refusal]
+    refusals = [verdict.refusal for _, verdict in calls if verdict.refusal]
+    if refusals:
+        message["content"] = _with_text(message.get("content"), "\n\n".join(refusals))
+    if not kept:
+        choice["finish_reason"] = ended(choice.get("finish_reason"))
+    for call, verdict in kept:
+        if call.kind == _OLDER:
+            message["function_call"] = call.told(verdict)
+    if modern := [call.told(verdict) for call, verdict in kept if call.kind != _OLDER]:
+        message["tool_calls"] = modern
+
+
+def _with_text(content: object, text: str) -> object:
+    if isinstance(content, list):
+        return [*content, {"type": "text", "text": text}]
+    return f"{content}\n\n{text}" if content else text
+
+
+def ended(reason: object) -> object:
+    """How an answer ended of which no call is left."""
+    return "stop" if reason in CALLED else reason
+
+
+# --- the parts of an answer ----------------------------------------------------------------------------------
+
+
+def choices(value: Json) -> list[Json]:
+    return _objects(value.get("choices"), "choices")
+
+
+def messages(choice: Json) -> list[Json]:
+    """Where a choice holds text and calls, in an answer and in a stream."""
+    return _objects([choice[name] for name in ("message", "delta") if choice.get(name) is not None], "a message")
+
+
+def pieces(message: Json) -> list[tuple[str, Json]]:
+    """The calls of a message, or their pieces, each with its kind."""
+    found: list[tuple[str, Json]] = []
+    for call in _objects(message.get("tool_calls"), "tool calls"):
+        kind = call.get("type") or ("custom" if "custom" in call else "function")
+        if not isinstance(kind, str) or kind not in _KINDS:
+            raise unreadable("a tool call of an unknown type")
+        found.append((kind, call))
+    if message.get("function_call") is not None:
+        found += [(_OLDER, call) for call in _objects([message["function_call"]], "a call")]
+    return found
+
+
+def read_call(kind: str, piece: Json) -> Call:
+    body = piece if kind == _OLDER else piece.get(kind) or {}
+    if not isinstance(body, dict):
+        raise unreadable("a tool call that cannot be read")
+    given = body.get("input" if kind == "custom" else "arguments")
+    text = _encode(given).decode() if isinstance(given, dict) else given or ""
+    id, name = piece.get("id") or "", body.get("name") or ""
+    if not (isinstance(id, str) and isinstance(name, str) and isinstance(text, str)):
+        raise unreadable("a tool call that cannot be read")
+    return Call(kind, id, name, text)
+
+
+def _objects(value: object, what: str) -> list[Json]:
+    items = [] if value is None else value
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise unreadable(f"{what} that cannot be read")
+    return items

@@ -1,0 +1,82 @@
+"""Server-sent events (WHATWG HTML, section 9.2) as they arrive: whole events, each with its original bytes."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from checkrein.model import BadRequest, UpstreamUnavailable
+from checkrein.model.json import load_object
+
+#: a longer event is refused; the last one of a response holds all of its text
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+#: what closes a stream of chat completions
+DONE = b"[DONE]"
+
+_END = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
+_BOM = b"\xef\xbb\xbf"
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One event: its bytes, with the blank line that ends it, and what its `data` lines hold."""
+
+    raw: bytes
+    data: bytes = b""
+
+    @property
+    def done(self) -> bool:
+        return self.data.strip() == DONE
+
+
+class Splitter:
+    """Bytes in, whole events out. `close` gives what is left when the stream ends without a blank line."""
+
+    def __init__(self) -> None:
+        self._left = b""
+        self._looked = 0
+
+    def feed(self, part: bytes) -> list[Event]:
+        data = self._left + part
+        events: list[Event] = []
+        place, start = 0, max(self._looked - 3, 0)  # an end may have begun in the part before
+        while found := _END.search(data, start):
+            events.append(_event(data[place : found.end()]))
+            place = start = found.end()
+        self._left = data[place:]
+        self._looked = len(self._left)
+        if self._looked > MAX_EVENT_BYTES:
+            raise unreadable("an event that does not end")
+        return events
+
+    def close(self) -> list[Event]:
+        left, self._left = self._left, b""
+        return [_event(left)] if left else []
+
+
+def _event(raw: bytes) -> Event:
+    if raw.startswith(b"data: ") and raw.endswith(b"\n\n") and raw.count(b"\n") == 2 and b"\r" not in raw:
+        return Event(raw, raw[6:-2])  # the form that nearly all have
+    lines = (line.removeprefix(_BOM) for line in raw.splitlines())
+    given = [line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")]
+    return Event(raw, b"\n".join(given))
+
+
+def unreadable(what: str) -> UpstreamUnavailable:
+    """The upstream sent something that cannot be decided, so nobody sees it."""
+    return UpstreamUnavailable(f"the upstream sent {what}", hint="look at its log; it may have run")
+
+
+def load(data: bytes, what: str) -> dict[str, object]:
+    """A JSON object from the upstream, read strictly; raises `UpstreamUnavailable`."""
+    try:
+        return load_object(data)
+    except BadRequest:
+        raise unreadable(f"{what} that cannot be read") from None
+
+
+def dump(value: object, kind: str = "") -> Event:
+    """An event of our own; `kind` for its `event` line."""
+    data = msgspec.json.encode(value)
+    head = b"event: " + kind.encode() + b"\n" if kind else b""
+    return Event(head + b"data: " + data + b"\n\n", data)

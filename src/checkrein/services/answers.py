@@ -1,0 +1,83 @@
+"""What a model answers, decided before its caller sees it.
+
+A tool call that a model asks its caller to run is an action: it is decided for the person, with the prompt as
+provenance, and recorded in the prompt's trace. The record is a decision and no execution: the caller runs the call
+and, where it is governed itself, asks again. A call that an agent gateway has already asked about in the same turn
+is neither asked nor recorded twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+
+from checkrein.decide.redact import Placeholders, redact_json
+from checkrein.model import Action, Decision, Outcome, Request, Resource, Subject
+from checkrein.services.gateway import Gateway
+from checkrein.services.governed import Governed
+from checkrein.services.turns import TURN
+
+#: an answer with more calls is not decided at all
+MAX_CALLS = 128
+
+
+class Proposal(msgspec.Struct, frozen=True):
+    """A tool call that a model proposes. `input` is the text of the arguments where they are no JSON object."""
+
+    name: str
+    input: dict[str, object] | str
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What becomes of a proposal: it passes as it is, passes with another `input`, or is refused with this text."""
+
+    refusal: str = ""
+    input: dict[str, object] | None = None
+
+    @property
+    def passes(self) -> bool:
+        """Whether the proposal passes byte for byte."""
+        return not self.refusal and self.input is None
+
+
+class Answers:
+    """Decides what upstreams answer."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def decide(self, governed: Governed, proposals: Sequence[Proposal], *, caller: str) -> tuple[Verdict, ...]:
+        """A verdict for each proposal, durably recorded; raises `StoreUnavailable` when one could not be.
+
+        `governed` is the prompt that is being answered.
+        """
+        handle = self._gateway.turn(governed).handle
+        asked = (self._one(handle, proposal, caller) for proposal in proposals)
+        return tuple(await asyncio.gather(*asked))
+
+    async def _one(self, handle: str, proposal: Proposal, caller: str) -> Verdict:
+        action = Action(proposal.name, {"input": proposal.input})
+        request = Request(Subject(TURN, handle), action, Resource("tool", proposal.name))
+        made = await self._gateway.propose(request, caller=caller)
+        if not made.outcome.runs:
+            return Verdict(refusal=refusal(proposal.name, made))
+        if made.outcome is Outcome.ALLOW_WITH_REDACTION:
+            clean = redact_json(proposal.input, made.redact, Placeholders())
+            return Verdict(input=clean if isinstance(clean, dict) and clean is not proposal.input else None)
+        return Verdict()
+
+
+def refusal(tool: str, made: Decision) -> str:
+    """What the agent reads in the place of its tool call."""
+    name = "".join(char if char.isprintable() and char != "`" else "?" for char in tool[:80])
+    reasons = "; ".join(made.reasons) or "policy does not allow it"
+    said = [f"The tool call `{name}` was not made: {reasons}."]
+    if made.outcome is Outcome.REQUIRE_REVIEW:
+        who = f" by {made.requirement}" if made.requirement else ""
+        said[0] = f"The tool call `{name}` was not made, it needs approval{who}: {reasons}."
+        said.append(f"The approval is {made.approval_id}; once it is given, the same call may be made once.")
+    said += [f"Instead: {advice.text}." for advice in made.advice]
+    said.append(f"(trace {made.trace_id})")
+    return " ".join(said)
