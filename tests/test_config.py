@@ -157,6 +157,15 @@ def test_a_folder_without_files_has_the_defaults(tmp_path: Path) -> None:
         ("[upstreams.m]\nbase_url = 'http://h:0'", "`upstreams.m.base_url` is not an http(s) address"),
         ("[upstreams.m]\nbase_url = 'http://h:99999'", "`upstreams.m.base_url` is not an http(s) address"),
         ("[upstreams.m]\nbase_url = 'http://h'\nkind = 'x'", "`upstreams.m.kind` is `x`"),
+        ("[upstreams.m]\nbase_url = 'http://h'\nretries = 9", "`upstreams.m.retries` is not from 0 to 5"),
+        (
+            "[upstreams.m]\nbase_url = 'http://h'\nnetworks = ['10.0.0.1/8']",
+            "`upstreams.m.networks` has no `10.0.0.1/8`",
+        ),
+        (
+            "[upstreams.m]\nbase_url = 'http://h'\nfallback = ['m']",
+            "`upstreams.m.fallback` names `m`, which is no other",
+        ),
         ("[upstreams.m]\nbase_url = 'http://h'\nidle_timeout = nan", "`upstreams.m.idle_timeout` is not a positive"),
         ("[upstreams.m]\nbase_url = 'http://h'\ntotal_timeout = inf", "`upstreams.m.total_timeout` is not a positive"),
         ("a = = 1", "DIR/checkrein.toml:1:5: not TOML: invalid value"),

@@ -58,7 +58,8 @@ from checkrein.web.app import Application, create_app
 from checkrein.web.authzen import AuthZen
 from checkrein.web.control import Control
 from checkrein.web.guard import Guard
-from checkrein.web.proxy import Proxy, Route
+from checkrein.web.proxy import Proxy
+from checkrein.web.routes import Route, Routes
 
 #: where the store lives below the governance folder, unless `--data` says otherwise
 DATA = ".checkrein"
@@ -153,7 +154,14 @@ class System:
     def app(self) -> Application:
         """The HTTP application. Its upstream connections belong to the loop that serves it."""
         routes = {
-            name: Route(upstream(name, given, self.loaded), given.models, handles=given.kind == "openclaw")
+            name: Route(
+                upstream=upstream(name, given, self.loaded),
+                models=given.models,
+                agent=given.kind == "openclaw",
+                aliases=given.aliases,
+                fallback=given.fallback,
+                retries=given.retries,
+            )
             for name, given in self.config.upstreams.items()
         }
         server = self.config.server
@@ -168,7 +176,7 @@ class System:
             Guard(self.keys, (server.host, *server.allowed_hosts)),
             Proxy(
                 self.gateway,
-                routes,
+                Routes(routes),
                 max_body_bytes=server.max_body_bytes,
                 retry_after_s=parse_span(self.config.approvals.retry_after),
                 arms=self.arms,
@@ -453,6 +461,7 @@ def upstream(name: str, given: UpstreamConfig, loaded: Loaded) -> HttpUpstream:
             idle=given.idle_timeout,
             total=given.total_timeout,
         ),
+        listed=given.networks,
     )
 
 

@@ -18,7 +18,8 @@ import msgspec
 from checkrein import __version__
 from checkrein import config as configuration
 from checkrein.compose import DATA, SystemClock, credential, destinations, load_bundle, run_cases, verify_ledger
-from checkrein.config import Loaded, Origin
+from checkrein.config import Loaded, Origin, UpstreamConfig
+from checkrein.connectors.addresses import admits, networks
 from checkrein.flow.delivery import Delivery
 from checkrein.model import CheckreinError, LedgerInvalid, PolicyInvalid
 from checkrein.model.stamp import stamp
@@ -191,7 +192,7 @@ class _Doctor:
                 credential(name, given, self.loaded)
             except CheckreinError as error:
                 yield from _failures(what, error)
-            why = _unreachable(given.base_url)
+            why = _unreachable(given.base_url) or _inside(given)
             if why:
                 hint = "start it, or mend its `base_url`"
                 yield Finding("fail", what, f"{given.base_url} cannot be reached: {why}", hint)
@@ -275,6 +276,15 @@ def _unreachable(base_url: str) -> str:
     except (OSError, UnicodeError) as error:
         return _why(error)
     return ""
+
+
+def _inside(given: UpstreamConfig) -> str:
+    """Why the addresses that this name leads to are not used, or nothing."""
+    host, listed = urlsplit(given.base_url).hostname or "", networks(given.networks)
+    found = {str(address[0]) for *_, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    if any(admits(host, address, listed) for address in found):
+        return ""
+    return "its name leads to no public address, and `networks` does not list it"
 
 
 def _taken(host: str, port: int) -> str:

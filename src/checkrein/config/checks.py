@@ -5,6 +5,7 @@ An error never repeats a value that may be a secret.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from collections.abc import Callable
@@ -43,6 +44,7 @@ def check(config: Config, places: Places) -> None:
         for name, given in getattr(config, section).items():
             each(f"{section}.{name}", given, places)
     _check_people(config, places)
+    _check_fallbacks(config, places)
 
 
 def _check_people(config: Config, places: Places) -> None:
@@ -179,6 +181,28 @@ def _check_upstream(name: str, given: UpstreamConfig, places: Places) -> None:
     for field in _TIMEOUTS:
         if not 0 < getattr(given, field) < math.inf:
             raise places.error(f"{name}.{field}", "is not a positive number", "give it in seconds")
+    if not 0 <= given.retries <= 5:
+        raise places.error(
+            f"{name}.retries", "is not from 0 to 5", "callers try again by themselves: leave it out for 0"
+        )
+    for network in given.networks:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise places.error(f"{name}.networks", f"has no `{network[:60]}`", "write `10.0.0.0/8`") from error
+
+
+def _check_fallbacks(config: Config, places: Places) -> None:
+    for name, given in config.upstreams.items():
+        for other in given.fallback:
+            if other not in config.upstreams or other == name:
+                raise places.error(
+                    f"upstreams.{name}.fallback",
+                    f"names `{other[:60]}`, which is no other upstream",
+                    f"configured: {', '.join(config.upstreams)}",
+                )
+        if len(set(given.fallback)) < len(given.fallback):
+            raise places.error(f"upstreams.{name}.fallback", "names one twice", "name each once")
 
 
 def _is_base_url(text: str) -> bool:

@@ -30,6 +30,8 @@ class UpstreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One upstream. `base_url` ends before `/chat/completions`. The credential comes from the environment or a file.
 
     `kind` is `openai` for a model provider, `openclaw` for an agent gateway that asks Checkrein about tool calls.
+    `aliases` are names of models and what the upstream calls them; `fallback` the upstreams that stand in for it, in
+    order; `networks` those that its name may lead to although they are not public.
     """
 
     base_url: str
@@ -44,6 +46,10 @@ class UpstreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     first_byte_timeout: float = 120.0
     idle_timeout: float = 60.0
     total_timeout: float = 600.0
+    aliases: dict[str, str] = {}
+    fallback: tuple[str, ...] = ()
+    retries: int = 0
+    networks: tuple[str, ...] = ()
 
 
 class Person(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,7 +4,7 @@
 `completions` what comes back: its tool calls, and refusals in the place of some; `chunks` the same for streams
 `sse`     server-sent events as they arrive
 `python`  `@governed` for functions
-`http`    the `Upstream` port over aiohttp
+`http`    the `Upstream` port over aiohttp; `addresses` says where a name may lead
 `answerers` what answers golden cases: models, functions, commands
 `webhook` the `Hook` port: signed messages to systems outside
 `witness` the way to a C2SP tlog-witness, which is asked to cosign checkpoints

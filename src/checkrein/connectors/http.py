@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import io
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from types import MappingProxyType
 
 import aiohttp
@@ -18,6 +18,7 @@ import msgspec
 from yarl import URL
 
 from checkrein import __version__
+from checkrein.connectors.addresses import ForbiddenAddress, Network, Resolver, admits, networks, written_out
 from checkrein.model import BadRequest, ConfigError, UpstreamUnavailable, UpstreamUnreachable
 from checkrein.ports import Reply
 
@@ -47,8 +48,9 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
 class HttpUpstream:
     """One server. A `/v1` that ends `base_url`, as OpenAI clients write it, is not repeated from the path.
 
-    `credential` goes out in `credential_header`, as `Bearer ...` where that is `authorization`. Connections
-    belong to the event loop of the first request; `close` in that loop.
+    `credential` goes out in `credential_header`, as `Bearer ...` where that is `authorization`. Its name leads to
+    public addresses or into `listed` networks. Connections belong to the event loop of the first request; `close` in
+    that loop.
     """
 
     def __init__(
@@ -60,9 +62,11 @@ class HttpUpstream:
         credential_header: str = "authorization",
         timeouts: Timeouts | None = None,
         max_connections: int = 512,
+        listed: Collection[str] = (),
     ) -> None:
         self._name = name
-        self._base = _checked_base(name, base_url)
+        self._listed = networks(listed)
+        self._base = _checked_base(name, base_url, self._listed)
         self._injected = _credential_headers(name, credential, credential_header)
         self._timeouts = timeouts or Timeouts()
         self._max_connections = max_connections
@@ -108,7 +112,9 @@ class HttpUpstream:
             ) from None
         except aiohttp.ClientConnectorCertificateError:
             raise self._failure("shows a certificate that does not verify", "mend its certificate") from None
-        except aiohttp.ClientConnectorError:
+        except aiohttp.ClientConnectorError as error:
+            if isinstance(error.os_error, ForbiddenAddress):
+                raise self._forbidden() from None
             raise self._unreachable("cannot be reached") from None
         except aiohttp.ClientResponseError:
             raise self._failure("did not answer in HTTP", "check that its `base_url` is an HTTP server") from None
@@ -129,7 +135,9 @@ class HttpUpstream:
             # aiohttp sets TCP_NODELAY on every connection. It times only the connecting here: it has one
             # timeout for reading, where the first byte and a silence in the body need different ones.
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._max_connections, keepalive_timeout=_KEEPALIVE_S),
+                connector=aiohttp.TCPConnector(
+                    limit=self._max_connections, keepalive_timeout=_KEEPALIVE_S, resolver=Resolver(self._listed)
+                ),
                 timeout=aiohttp.ClientTimeout(total=None, connect=self._timeouts.connect),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,
@@ -159,6 +167,10 @@ class HttpUpstream:
     def _unreachable(self, what: str) -> UpstreamUnreachable:
         hint = f"check that it runs and that the `base_url` of `{self._name}` is right"
         return UpstreamUnreachable(f"the upstream `{self._name}` {what}", hint=hint)
+
+    def _forbidden(self) -> UpstreamUnreachable:
+        hint = f"if it is right, list the network: `networks` of `[upstreams.{self._name}]`"
+        return UpstreamUnreachable(f"the name of the upstream `{self._name}` leads to no public address", hint=hint)
 
 
 class _HttpReply:
@@ -209,7 +221,7 @@ def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
     return io.BytesIO(body) if body is not None and len(body) > _ONE_WRITE else body
 
 
-def _checked_base(name: str, base_url: str) -> str:
+def _checked_base(name: str, base_url: str, listed: Collection[Network]) -> str:
     try:
         url = URL(base_url)
         sound = url.scheme in ("http", "https") and bool(url.host) and not (url.user or url.password)
@@ -221,6 +233,12 @@ def _checked_base(name: str, base_url: str) -> str:
         raise ConfigError(
             f"the `base_url` of the upstream `{name}` cannot be used",
             hint="write `http://host:port` or `https://host/v1`, without user, password or query",
+        )
+    host = url.host or ""
+    if written_out(host) and not admits(host, host, listed):
+        raise ConfigError(
+            f"the `base_url` of the upstream `{name}` is a link-local address",
+            hint=f"if it is right, list the network: `networks` of `[upstreams.{name}]`",
         )
     return str(url).rstrip("/")
 

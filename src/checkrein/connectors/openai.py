@@ -94,13 +94,17 @@ def _check_message(place: str, message: object) -> None:
         raise BadRequest(f"`{place}.content` is not text or a list of parts", hint="give each part a `type`")
 
 
-def upstream_body(chat: Chat, clean: Request, *, redacted: bool, handle: str = "") -> bytes:
-    """What goes to the upstream: the original bytes, unless something in them is redacted, added or left out."""
-    if not redacted and not handle and "user" not in chat.transport:
+def upstream_body(chat: Chat, clean: Request, *, redacted: bool, handle: str = "", model: str = "") -> bytes:
+    """What goes to the upstream: the original bytes, unless something in them is redacted, added or left out.
+
+    `model` is what the upstream calls the model, where that is another name.
+    """
+    if not redacted and not handle and not model and "user" not in chat.transport:
         return chat.body
     transport = {name: item for name, item in chat.transport.items() if name != "user"}
     user = {"user": handle} if handle else {}
-    return _encode({**clean.action.input, **transport, **user})
+    named = {"model": model} if model else {}
+    return _encode({**clean.action.input, **transport, **user, **named})
 
 
 def route(model: str, upstreams: Mapping[str, tuple[str, ...]]) -> str:

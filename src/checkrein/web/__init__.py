@@ -3,6 +3,7 @@
 `app`      the ASGI application: Host and Origin checks, keys, limits, routes
 `authzen`  OpenID AuthZEN 1.0: `/access/v1/evaluation`, `/evaluations` and the metadata
 `proxy`    `/v1/chat/completions`, with a disconnect watcher
+`routes`   which upstream a request goes to, and who stands in for it
 `admin`    `/api/v1/audit`
 `control`  `/api/v1/kill`, `/revive`, `/killed`
 `headers`  what a body is declared as, and its `Idempotency-Key`

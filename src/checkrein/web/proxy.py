@@ -21,7 +21,7 @@ from checkrein.connectors.chunks import Chunks
 from checkrein.connectors.completions import Whole
 from checkrein.model import ApiKey, CheckreinError, Decision, Permission, UpstreamUnavailable, UpstreamUnreachable
 from checkrein.model.json import dumps
-from checkrein.ports import Reply, Upstream
+from checkrein.ports import Reply
 from checkrein.services.answers import Answers, Proposal, Verdict
 from checkrein.services.arms import Arms
 from checkrein.services.gateway import Gateway
@@ -33,6 +33,7 @@ from checkrein.services.waiting import Hold
 from checkrein.web import body, trace
 from checkrein.web.guard import allow
 from checkrein.web.headers import idempotency_key, require_json
+from checkrein.web.routes import Route, Routes
 
 PATH = "/v1/chat/completions"
 #: an upstream's JSON answer is held whole; a longer one is refused
@@ -41,22 +42,13 @@ MAX_ANSWER_BYTES = 32 * 1024 * 1024
 ANSWER_HEADERS = ("content-type", "openai-processing-ms", "x-request-id", "x-backend")
 
 
-class Route:
-    """An upstream with the models it serves; `handles` says whether it wants a turn's handle as `user`."""
-
-    def __init__(self, upstream: Upstream, models: tuple[str, ...], *, handles: bool) -> None:
-        self.upstream = upstream
-        self.models = models
-        self.handles = handles
-
-
 class Proxy:
     """`hold` says how long a caller is kept waiting for people before it is told to come back."""
 
     def __init__(
         self,
         gateway: Gateway,
-        routes: Mapping[str, Route],
+        routes: Routes,
         *,
         max_body_bytes: int,
         retry_after_s: int,
@@ -66,7 +58,6 @@ class Proxy:
         self._gateway = gateway
         self._answers = Answers(gateway)
         self._routes = routes
-        self._models = {name: route.models for name, route in routes.items()}
         self._limit = max_body_bytes
         self._retry_after_s = retry_after_s
         self._arms = arms
@@ -107,9 +98,7 @@ class Proxy:
         keys = self._gateway.idempotency
         try:
             chat = openai.read_chat(data, key)
-            name = openai.route(chat.model, self._models)
-            name, part = self._arms.route(name, chat.request)
-            route = self._routes[name]
+            name, part = self._arms.route(self._routes.serving(chat.model), chat.request)
             claimed = keys.once(once, caller=key.id, operation=PATH, body=data) if once else None
             answer.keeps = MAX_KEPT_BYTES if claimed else MAX_RESULT_BYTES if self._gateway.keeps_results else 0
             last = b""
@@ -118,7 +107,7 @@ class Proxy:
             ) as governed:
                 answer.decided(governed.decision)
                 answer.decide = lambda asked: self._answers.decide(governed, asked, caller=key.id)
-                last = await self._run(chat, governed, route, answer)
+                last = await self._run(chat, governed, name, answer)
             await answer.end(last)
         except Replay as before:
             kept = msgspec.msgpack.decode(before.answer, type=Kept)
@@ -129,10 +118,10 @@ class Proxy:
                 return
             await answer.give(self._refusal(error, answer))
 
-    async def _run(self, chat: openai.Chat, governed: Governed, route: Route, answer: Answer) -> bytes:
+    async def _run(self, chat: openai.Chat, governed: Governed, name: str, answer: Answer) -> bytes:
         """Forward; whatever the caller is told in the end is handed over to be kept."""
         try:
-            last = await self._forward(chat, governed, route, answer)
+            last = await self._forward(chat, governed, name, answer)
         except UpstreamUnreachable:
             governed.never_ran()
             raise
@@ -152,26 +141,33 @@ class Proxy:
         headers = answer.headers({"content-type": "application/json", **refused.headers})
         return Kept(refused.status, headers, dumps(refused.body))
 
-    async def _forward(self, chat: openai.Chat, governed: Governed, route: Route, answer: Answer) -> bytes:
+    async def _forward(self, chat: openai.Chat, governed: Governed, name: str, answer: Answer) -> bytes:
         """Send the action upstream and its answer down; returns the last part, to be sent once all is recorded."""
-        handle = self._gateway.turn(governed).handle if route.handles else ""
-        payload = openai.upstream_body(chat, governed.request, redacted=governed.redacted, handle=handle)
+
+        def payload(route: Route) -> bytes:
+            handle = self._gateway.turn(governed).handle if route.agent else ""
+            model = route.aliases.get(chat.model, "")
+            return openai.upstream_body(chat, governed.request, redacted=governed.redacted, handle=handle, model=model)
+
         traceparent = trace.parent(governed.decision.trace_id)
         # not the caller's key: under our credential it would be one and the same for all callers
         sent_ns = perf_counter_ns()
-        reply = await route.upstream.send("/chat/completions", payload, {"traceparent": traceparent})
+        sent = await self._routes.send(name, "/chat/completions", payload, {"traceparent": traceparent})
         first_us = (perf_counter_ns() - sent_ns) // 1000
+        reply = sent.reply
+        about: dict[str, object] = {"upstream": sent.tried[-1], "http_status": reply.status, "first_us": first_us}
+        if len(sent.tried) > 1:
+            about["tried"] = list(sent.tried)
         try:
             last, detail = await self._answer(chat, reply, answer)
         except UpstreamUnavailable:
-            governed.ended("failed", error="UpstreamUnavailable", detail={"upstream": route.upstream.name})
+            governed.ended("failed", error="UpstreamUnavailable", detail=about)
             raise
         finally:
             await reply.close()
         status = "ok" if reply.status < 400 else "failed"
         error = "" if status == "ok" else f"http_{reply.status}"
-        about = {"upstream": route.upstream.name, "http_status": reply.status, "first_us": first_us, **detail}
-        governed.ended(status, error=error, detail=about)
+        governed.ended(status, error=error, detail={**about, **detail})
         return last
 
     async def _answer(self, chat: openai.Chat, reply: Reply, answer: Answer) -> tuple[bytes, dict[str, object]]:
