@@ -17,7 +17,8 @@ VERBS = (
     *("init", "check", "test", "doctor", "decide", "activity", "metrics"),
     *("approvals list", "approvals show", "approvals approve", "approvals deny"),
     *("audit list", "audit show", "audit tail", "audit verify"),
-    *("keys create", "keys list", "keys revoke", "keys rotate-signer"),
+    *("keys create", "keys list", "keys rotate", "keys revoke", "keys rotate-signer"),
+    *("kill", "revive", "killed"),
 )
 WITHOUT_A_TABLE = ("demo", "serve", "audit export", "audit prove", "audit consistency")
 GROUPS = ("", "approvals", "audit", "keys")

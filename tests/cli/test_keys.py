@@ -109,3 +109,19 @@ def test_a_key_that_the_store_does_not_hold_as_it_was_written_is_named(folder: P
         assert (ran.code, ran.out) == (6, "")
         assert ran.err.startswith(f"error: the key `{id}` in the store is not what checkrein wrote\nhint: restore")
     assert f"the key `{id}` in the store is not what checkrein wrote" in cli("doctor", "--dir", folder).out
+
+
+def test_a_rotated_key_is_printed_alone_and_the_old_one_works_until_the_overlap_is_over(folder: Path, cli: Run) -> None:
+    made = cli("keys", "create", "bot", "--dir", folder, "-o", "json").json()
+    ran = cli("keys", "rotate", made["id"], "--overlap", "7d", "--expires", "90d", "--dir", folder)
+    assert ran.code == 0
+    assert re.fullmatch(r"crk_\S+\n", ran.out)
+    assert re.search(rf"{made['id']} has a new secret; the old one opens it until [\d :-]{{16}} UTC", ran.err)
+    again = cli("keys", "rotate", made["id"], "--overlap", "0s", "--dir", folder, "-o", "json").json()
+    assert {made["key"], ran.out.strip()}.isdisjoint({again["key"]})
+    (listed,) = cli("keys", "list", "--dir", folder, "-o", "json").json()
+    assert (listed["previous_until_us"], listed["used_us"], listed["status"]) == (0, 0, "live")
+    assert listed["expires_us"] > listed["rotated_us"] > 0
+    assert not [name for name in listed if "digest" in name]
+    assert "never" in cli("keys", "list", "--dir", folder).out
+    assert cli("keys", "rotate", "key_0", "--dir", folder).code == 1

@@ -178,3 +178,87 @@ def test_without_a_record_there_is_no_key(keys: Keys, store: MemoryStore, monkey
 def test_all_keys_are_listed_however_many(keys: Keys):
     made = {keys.create(f"bot-{number}", by="tests")[0].id for number in range(1001)}
     assert {key.id for key in keys.all()} == made
+
+
+def test_after_a_rotation_both_secrets_open_the_key_until_the_overlap_is_over(keys: Keys, clock: MovingClock):
+    key, old = keys.create("bot", owner="alice", by="tests")
+    rotated, new = keys.rotate(key.id, overlap_s=60, by="carol")
+    assert (rotated.id, rotated.owner, new == old) == (key.id, "alice", False)
+    assert keys.find(old) == keys.find(new) == rotated
+    clock.us += 59_999_999
+    assert keys.find(old) == rotated
+    clock.us += 1
+    assert (keys.find(old), keys.find(new)) == (None, rotated)
+
+
+def test_a_rotation_without_overlap_ends_the_old_secret_at_once(keys: Keys):
+    key, old = keys.create("bot", by="tests")
+    _, new = keys.rotate(key.id, overlap_s=0, by="tests")
+    assert keys.find(old) is None
+    assert keys.find(new) is not None
+
+
+def test_a_second_rotation_leaves_only_the_last_two_secrets(keys: Keys, store: MemoryStore):
+    key, first = keys.create("bot", by="tests")
+    _, second = keys.rotate(key.id, overlap_s=3600, by="tests")
+    _, third = keys.rotate(key.id, overlap_s=3600, by="tests")
+    assert keys.find(first) is None
+    assert keys.find(second) == keys.find(third) is not None
+    assert len(store.rows(module.PREVIOUS)) == 1
+    keys.rotate(key.id, overlap_s=0, by="tests")
+    assert keys.find(second) is keys.find(third) is None
+    assert store.rows(module.PREVIOUS) == []
+
+
+def test_a_revoked_or_expired_key_opens_by_no_secret_and_is_not_rotated(keys: Keys, clock: MovingClock):
+    key, old = keys.create("bot", expires_s=60, by="tests")
+    _, new = keys.rotate(key.id, overlap_s=3600, by="tests")
+    clock.us += 60_000_000
+    assert keys.find(old) is keys.find(new) is None
+    with pytest.raises(BadRequest):
+        keys.rotate(key.id, overlap_s=0, by="tests")
+    other, _ = keys.create("bot", by="tests")
+    _, secret = keys.rotate(other.id, overlap_s=3600, expires_s=5, by="tests")
+    found = keys.find(secret)
+    assert found is not None
+    assert found.expires_us == clock.us + 5_000_000
+    keys.revoke(other.id, by="tests")
+    assert keys.find(secret) is None
+    with pytest.raises(BadRequest):
+        keys.rotate(other.id, overlap_s=0, by="tests")
+
+
+def test_a_rotation_is_recorded_without_any_secret(keys: Keys, store: MemoryStore):
+    key, old = keys.create("bot", by="tests")
+    _, new = keys.rotate(key.id, overlap_s=60, by="carol")
+    (record,) = store.records(RecordQuery(kinds=("admin.key_rotated",)))
+    assert (record.body["actor"]["id"], record.body["detail"]) == ("carol", {"key": key.id, "overlap_s": 60})
+    assert not {old.encode(), new.encode()} & {record.data}
+
+
+def test_the_last_use_is_known_to_the_hour_and_written_once_an_hour(
+    keys: Keys, store: MemoryStore, clock: MovingClock, monkeypatch: pytest.MonkeyPatch
+):
+    clock.us -= clock.us % module.HOUR_US
+    key, secret = keys.create("bot", by="tests")
+    assert keys.used_us(key.id) == 0
+    commit, written = store.commit, list[Unit]()
+    monkeypatch.setattr(store, "commit", lambda unit: (written.append(unit), commit(unit))[1])
+    start_us = clock.us
+    for second in (1, 2, 3599, 3600, 3601, 5):
+        clock.us = start_us + second * 1_000_000
+        assert keys.find(secret) == key
+        assert Keys(store, clock).find(secret) == key
+    assert len(written) == 2
+    assert keys.used_us(key.id) == start_us + module.HOUR_US
+
+
+def test_a_use_that_cannot_be_noted_keeps_nobody_out(keys: Keys, store: MemoryStore, monkeypatch: pytest.MonkeyPatch):
+    key, secret = keys.create("bot", by="tests")
+
+    def refuse(unit: Unit) -> None:
+        raise StoreUnavailable("the disk is full")
+
+    monkeypatch.setattr(store, "commit", refuse)
+    assert keys.find(secret) == key
+    assert keys.used_us(key.id) == 0

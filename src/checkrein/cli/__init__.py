@@ -12,7 +12,7 @@
 `exports`    audit export
 `filters`    the filters that these share
 `control`    kill, revive, killed
-`keys`       keys create, list, revoke, rotate-signer
+`keys`       keys create, list, rotate, revoke, rotate-signer
 `bundle`     bundle build, sign, verify, show
 `webhooks`   webhooks list, test, retry
 `gate`       gate run, diff, import

@@ -21,7 +21,7 @@ Kind = Annotated[
     str, typer.Argument(metavar="WHAT", help="One of agent, key, model, subject, tool; or everything, without a name.")
 ]
 Name = Annotated[
-    str, typer.Argument(metavar="[NAME]", help="Its name, or a pattern such as `gpt-*`.", show_default=False)
+    str, typer.Argument(metavar="NAME", help="Its name, or a pattern such as `gpt-*`.", show_default=False)
 ]
 Why = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is recorded and shown.")]
 

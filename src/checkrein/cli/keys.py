@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from checkrein.services.keys import Keys
 
 app = typer.Typer(
-    help="Make, list and revoke API keys; rotate the ledger's key.", no_args_is_help=True, rich_markup_mode=None
+    help="Make, list, rotate and revoke API keys; rotate the ledger's key.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
@@ -84,17 +84,20 @@ def create(
 
 @app.command("list", short_help="List the keys.", epilog=examples("checkrein keys list --dir governance"))
 def list_(dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE) -> None:
-    """List the keys, oldest first, without their secrets."""
+    """List the keys, oldest first, without their secrets. When each was last used is known to the hour."""
     from checkrein.compose import SystemClock
 
     with _keys(dir, data) as opened:
         keys = sorted(opened.all(), key=lambda key: key.created_us)
+        used = {key.id: opened.used_us(key.id) for key in keys}
     now_us = SystemClock().now_us()
     if output is Output.JSON:
-        print_json([{**_public(key), "status": _status(key, now_us)} for key in keys])
+        print_json(
+            [{**_public(key), "used_us": used[key.id], "status": _status(key, now_us)} for key in keys],
+        )
         return
     print_table(
-        ("id", "name", "owner", "roles", "agent", "can", "status", "created (UTC)"),
+        ("id", "name", "owner", "roles", "agent", "can", "status", "created (UTC)", "ends", "used"),
         [
             (
                 key.id,
@@ -104,13 +107,50 @@ def list_(dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE) -> 
                 key.agent,
                 ", ".join(key.permissions),
                 _status(key, now_us),
-                stamp(key.created_us)[:16].replace("T", " "),
+                _minute(key.created_us),
+                _minute(key.expires_us) or "never",
+                _minute(used[key.id]) or "never",
             )
             for key in keys
         ],
         empty="no keys yet; make one with `checkrein keys create NAME`",
         prose=("roles", "can"),
     )
+
+
+@app.command(
+    short_help="Give a key a new secret.",
+    epilog=examples(
+        "checkrein keys rotate key_1a2b... --dir governance",
+        "KEY=$(checkrein keys rotate key_1a2b... --overlap 7d --expires 90d)",
+        "checkrein keys rotate key_1a2b... --overlap 0s    it may have leaked",
+    ),
+)
+def rotate(
+    id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, `key_...`.")],
+    overlap: Annotated[
+        str, typer.Option(metavar="TIME", help="How long the old secret still opens it, such as 7d, or 0s.")
+    ] = "1d",
+    expires: Annotated[
+        str, typer.Option(metavar="TIME", help="Until when it lives now, such as 90d.", show_default="as before")
+    ] = "",
+    dir: Dir = HERE,
+    data: Data = None,
+    output: Format = Output.TABLE,
+) -> None:
+    """Give a key a new secret and print it, alone on standard output. It is shown once.
+
+    The key stays the same, with its owner, roles, limits and record; the old secret opens it until the overlap is over.
+    """
+    expires_s = parse_span(expires) if expires else 0
+    with _keys(dir, data) as keys:
+        key, secret = keys.rotate(id, overlap_s=_overlap(overlap), expires_s=expires_s, by=operator())
+    if output is Output.JSON:
+        print_json({"key": secret, **_public(key)})
+        return
+    until = f"until {_minute(key.previous_until_us)} UTC" if key.previous_until_us else "no longer"
+    say(f"{key.id} has a new secret; the old one opens it {until}. The new one is shown only now:")
+    emit(secret)
 
 
 @app.command(short_help="Revoke a key, at once.", epilog=examples("checkrein keys revoke key_1a2b... --dir governance"))
@@ -158,7 +198,7 @@ def rotate_signer(
     """
     from checkrein.services.rotation import rotate
 
-    overlap_s = 0 if overlap.strip() in ("0", "0s") else parse_span(overlap)
+    overlap_s = _overlap(overlap)
     with store(dir, data) as opened:
         made = rotate(opened, overlap_s=overlap_s, keep=keep, by=operator())
     until = stamp(made.until_us)
@@ -197,8 +237,16 @@ def _permission(text: str) -> Permission:
         ) from None
 
 
+def _overlap(text: str) -> int:
+    return 0 if text.strip() in ("0", "0s") else parse_span(text)
+
+
+def _minute(at_us: int) -> str:
+    return stamp(at_us)[:16].replace("T", " ") if at_us else ""
+
+
 def _public(key: ApiKey) -> dict[str, object]:
-    return {name: value for name, value in msgspec.to_builtins(key).items() if name != "digest"}
+    return {name: value for name, value in msgspec.to_builtins(key).items() if not name.endswith("digest")}
 
 
 def _status(key: ApiKey, now_us: int) -> str:

@@ -24,7 +24,10 @@ class Permission(enum.StrEnum):
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A stored key. `id` is public (`key_...`); `digest` is the SHA-256 (hex) of the secret."""
+    """A stored key. `id` is public (`key_...`); `digest` is the SHA-256 (hex) of the secret.
+
+    After a rotation the secret of before opens it too, until `previous_until_us`.
+    """
 
     id: str
     name: str
@@ -36,10 +39,18 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     created_us: int
     expires_us: int = 0
     revoked_us: int = 0
+    rotated_us: int = 0
+    previous_digest: str = ""
+    previous_until_us: int = 0
 
     def live(self, now_us: int) -> bool:
         """Whether the key is neither revoked nor expired."""
         return not self.revoked_us and not (self.expires_us and now_us >= self.expires_us)
+
+    def opened_by(self, digest: str, now_us: int) -> bool:
+        """Whether the secret of this digest opens the key now."""
+        previous = digest == self.previous_digest and now_us < self.previous_until_us
+        return self.live(now_us) and (digest == self.digest or previous)
 
     def subject(self) -> Subject:
         return Subject("user", self.owner, {"roles": list(self.roles)})

@@ -25,7 +25,7 @@
 `evidence`   for people who do not trust us: export as tiles, proof of a record, proof of growth
 `witness`    others cosign each checkpoint, once they have seen that it only extends the last
 `idempotency` one execution and one answer for an `Idempotency-Key`
-`keys`       API keys: create, find, revoke
+`keys`       API keys: create, find, rotate, revoke
 `killswitch` what may not run at all, from the next request on; what runs of it is cut
 `rotation`   a new key for the ledger, recorded under the old one
 

@@ -64,6 +64,7 @@ KINDS = (
     Kind("rollout.rollback", ENTITY, 3, severity=3, entity="rollout"),
     Kind("gate.verdict", ENTITY, 3, entity="rollout"),
     Kind("admin.key_created", ENTITY, 1, entity="API key"),
+    Kind("admin.key_rotated", ENTITY, 3, entity="API key"),
     Kind("admin.key_revoked", ENTITY, 9, entity="API key"),
     Kind("admin.killed", ENTITY, 9, severity=3, entity="kill switch"),
     Kind("admin.revived", ENTITY, 3, severity=2, entity="kill switch"),
