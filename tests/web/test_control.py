@@ -14,6 +14,7 @@ from fakes import FakeModel
 
 KILL, REVIVE, KILLED, CHAT = "/api/v1/kill", "/api/v1/revive", "/api/v1/killed", "/v1/chat/completions"
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+FIRST = b'data: {"n":1}\n\n'
 BOT = {"what": "agent", "name": "bot", "reason": "odd"}
 
 
@@ -46,9 +47,9 @@ async def test_kill_and_revive_take_effect_on_the_next_request(
 async def test_an_open_stream_is_cut_without_its_closing_part_and_the_upstream_is_dropped(
     system: System, http: aiohttp.ClientSession, model: FakeModel
 ):
-    model.stream, model.falls_silent = [b"data: first\n\n"], True
+    model.stream, model.falls_silent = [FIRST], True
     async with http.post(CHAT, json={**BODY, "stream": True}) as stream:
-        assert await stream.content.readany() == b"data: first\n\n"
+        assert await stream.content.readany() == FIRST
         async with http.post(KILL, json=BOT) as reply:
             assert reply.status == 200
         rest = await stream.content.read()
