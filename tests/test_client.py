@@ -48,7 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     model = FakeModel()
     with BackgroundServer(model) as upstream:
         fake = UpstreamConfig(base_url=f"{upstream.url}/v1")
-        system = open_system(folder, upstreams={"fake": fake})
+        system = open_system(folder, flags={"approvals.hold": 0}, upstreams={"fake": fake})
         try:
             with BackgroundServer(system.app()) as server:
                 yield Place(system, server.url, model)
@@ -400,3 +400,29 @@ def test_threads_may_share_a_client(place: Place):
     for thread in threads:
         thread.join()
     assert answers == [True] * 8
+
+
+def test_waiting_for_people_ends_with_the_vote(place: Place):
+    client = place.client("walter")
+    waiting = client.submit_request({"prompt": MAIL})["context"]["access_request"]["id"]
+    assert client.wait(waiting, timeout=0)["state"] == "pending"
+    vote = {"voter": "communications-lead", "roles": ("communications",), "approve": True, "auth": "local"}
+    voter = threading.Timer(0.05, place.system.approvals.vote, (waiting,), vote)
+    voter.start()
+    assert client.wait(waiting)["state"] == "approved"
+    voter.join()
+    assert client.submit_request({"prompt": MAIL})["decision"] is True
+
+
+def test_what_somebody_else_asked_for_is_not_waited_for(place: Place):
+    waiting = place.client("una").submit_request({"prompt": MAIL})["context"]["access_request"]["id"]
+    other = Client(place.url, place.key("victor", Permission.CALL))
+    with pytest.raises(HttpError, match="no approval"):
+        other.wait(waiting)
+
+
+def test_it_asks_not_to_be_held_longer_than_it_listens():
+    model = FakeModel()
+    with BackgroundServer(model) as elsewhere, pytest.raises(HttpError, match="not a Checkrein"):
+        Client(elsewhere.url, "crk_x", timeout=10).submit_request({"prompt": "hi"})
+    assert model.headers[0]["prefer"] == "wait=8"

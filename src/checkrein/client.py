@@ -10,9 +10,10 @@ import contextlib
 import http.client
 import json
 import os
+import time
 from collections.abc import Mapping
 from typing import Any, cast
-from urllib.parse import SplitResult, urlencode, urlsplit
+from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
 from dotenv import dotenv_values
 
@@ -22,6 +23,11 @@ from checkrein.model.json import load_object
 DEFAULT_URL = "http://127.0.0.1:8642"
 #: a longer answer is not read: the page of records that `get_audit_logs` asks for is never this long
 MAX_ANSWER_BYTES = 128 * 1024 * 1024
+
+#: one call of `wait` lasts so long at most; longer than any approval lives
+_POLL_S, _FOR_EVER_S = 25.0, 10 * 366 * 86_400.0
+#: the share of the time-out for which an answer may wait for people
+_PATIENCE = 0.8
 
 
 class HttpError(CheckreinError):
@@ -75,6 +81,21 @@ class Client:
                 raise
             return {"decision": False, "context": context}
         return {**answer, "decision": True}
+
+    def wait(self, approval_id: str, *, timeout: float | None = None) -> dict[str, Any]:
+        """Wait until people have settled an approval; its `state` is then `approved`, `denied`, `expired` or another.
+
+        It is `pending` when `timeout` seconds were not enough. An approved request still has to be submitted again: it
+        is decided afresh, and runs once.
+        """
+        until = time.monotonic() + (_FOR_EVER_S if timeout is None else timeout)
+        path = f"/api/v1/approvals/{quote(approval_id, safe='')}"
+        while True:
+            left = until - time.monotonic()
+            wait_s = max(0, min(left, _POLL_S, self._timeout * _PATIENCE))
+            approval = self._call("GET", f"{path}?wait={int(wait_s) or int(wait_s > 0)}")
+            if approval["state"] != "pending" or left <= wait_s:
+                return approval
 
     def get_audit_logs(
         self,
@@ -141,6 +162,7 @@ class Client:
         kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
         connection = kind(self._url.hostname or "", self._url.port, timeout=self._timeout)
         headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
+        headers["prefer"] = f"wait={int(self._timeout * _PATIENCE)}"  # it is not held longer than we listen
         if idempotency_key:
             headers["idempotency-key"] = idempotency_key
         try:

@@ -55,6 +55,7 @@ from checkrein.storage.sqlite import SqliteStore
 from checkrein.storage.vault import Vault
 from checkrein.web.admin import Admin
 from checkrein.web.app import Application, create_app
+from checkrein.web.approvals import ApprovalRoutes
 from checkrein.web.authzen import AuthZen
 from checkrein.web.control import Control
 from checkrein.web.guard import Guard
@@ -116,7 +117,7 @@ class System:
         self._sweep_at = 0.0
         self.shelf = Shelf(data)
         key = data.commitment_key()
-        facts = ConfiguredFacts(self.config)
+        self.facts = facts = ConfiguredFacts(self.config)
         self.pdp = Pdp(version.bundle, facts, self.clock, environment=self.config.environment, turns=self.turns)
         self.arms = Arms(store, self.pdp, self.shelf, key=key, offered=version.bundle)
         self.reloader = Reloader(self.arms, store, source, _trial(self.config), version)
@@ -185,6 +186,7 @@ class System:
             AuthZen(self.gateway, max_body_bytes=server.max_body_bytes, public_url=server.public_url),
             Admin(self.audit, tuple(sorted(named)), self.failing, self.warnings, now_us=self.clock.now_us),
             Control(self.killswitch),
+            ApprovalRoutes(self.approvals, self.waiting, self.facts, self.clock, drain),
             drain=drain,
             stop=stop,
         )

@@ -190,7 +190,9 @@ def test_what_a_voter_was_shown_is_committed_to(approvals: Approvals, store: Sto
     first, second = pending(approvals), pending(approvals, request("other"))
     assert shown_hash(first) == shown_hash(approvals.get(first.id)) != shown_hash(second)
     assert view(first)["action"] == {"name": "say", "properties": {"input": {"text": "hello"}}}
-    vote(approvals, first.id, shown="what a page showed")
+    with pytest.raises(VoteRefused, match="what was shown"):
+        vote(approvals, first.id, shown=shown_hash(second))
+    vote(approvals, first.id, shown=shown_hash(first))
     vote(approvals, second.id)
     hmacs = [record.body["vote"]["shown_hmac"] for record in records(store, "approval.voted")]
     assert len(set(hmacs)) == 2

@@ -22,6 +22,10 @@ ROUTES = [
     ("GET", "/.well-known/authzen-configuration"),
     ("GET", "/api/v1/audit/records"),
     ("GET", "/api/v1/activities"),
+    ("GET", "/api/v1/approvals"),
+    ("GET", "/api/v1/approvals/apr_1"),
+    ("GET", "/api/v1/approvals/events"),
+    ("POST", "/api/v1/approvals/apr_1/vote"),
     ("GET", "/nothing/here"),
 ]
 

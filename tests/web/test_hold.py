@@ -91,6 +91,12 @@ async def test_a_caller_that_leaves_is_not_waited_for_and_nothing_runs(
     assert system.approvals.get(id).state is State.APPROVED
 
 
+async def test_a_caller_may_ask_not_to_be_held(http: aiohttp.ClientSession, model: FakeModel):
+    async with http.post(CHAT, json=BODY, headers={"prefer": "respond-async, wait=0"}) as reply:
+        assert (reply.status, reply.headers["retry-after"]) == (403, "5")
+    assert model.calls == 0
+
+
 async def test_a_server_that_stops_answers_whom_it_holds_at_once(system: System, key: str, model: FakeModel):
     with BackgroundServer(system.app(), grace_s=60) as server:
         async with aiohttp.ClientSession(server.url, headers={"authorization": f"Bearer {key}"}) as http:

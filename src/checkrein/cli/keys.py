@@ -42,6 +42,7 @@ app = typer.Typer(
         "checkrein keys create billing-bot --owner alice --roles staff",
         "checkrein keys create envoy --can decide --expires 90d",
         "KEY=$(checkrein keys create auditor --can audit)",
+        "checkrein keys create bobs-laptop --owner bob --can approve",
     ),
 )
 def create(
@@ -54,7 +55,8 @@ def create(
         typer.Option(
             metavar="PERMISSIONS",
             help="By comma: `call` models and tools as the owner, `decide` for any subject (an enforcement "
-            "point), `audit` reads the ledger, `operate` kills and revives.",
+            "point), `audit` reads the ledger, `operate` kills and revives, `approve` votes on approvals as "
+            "the owner.",
         ),
     ] = "call",
     expires: Annotated[str, typer.Option(metavar="TIME", help="Until when, such as 30d.", show_default="never")] = "",
@@ -233,7 +235,7 @@ def _permission(text: str) -> Permission:
         return Permission(text)
     except ValueError:
         raise BadRequest(
-            f"`{text}` is not something a key can do", hint="choose call, decide, audit or operate"
+            f"`{text}` is not something a key can do", hint="choose call, decide, audit, operate or approve"
         ) from None
 
 

@@ -83,6 +83,8 @@ def serve(
     Routes, each needs a key (checkrein keys create):
       POST /v1/chat/completions, GET /v1/models
       POST /access/v1/evaluation and /access/v1/evaluations
+      GET  /api/v1/approvals, /approvals/ID, /approvals/events
+      POST /api/v1/approvals/ID/vote
       GET  /api/v1/audit/records and /api/v1/activities
       POST /api/v1/kill and /api/v1/revive, GET /api/v1/killed
       GET  /healthz and /readyz

@@ -21,6 +21,8 @@ class Permission(enum.StrEnum):
     AUDIT = "audit"
     #: kill and revive
     OPERATE = "operate"
+    #: vote on approvals, as the key's owner
+    APPROVE = "approve"
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):

@@ -198,12 +198,11 @@ class Approvals:
                 at_us=now_us,
             )
             try:
+                if shown and shown != shown_hash(approval):
+                    raise VoteRefused("stale_view", "what was shown is not what stands there now", hint="look again")
                 after = vote(approval, cast)
             except (VoteRefused, IllegalEvent) as error:
-                code = error.code if isinstance(error, VoteRefused) else "ended"
-                draft = records.vote_refused(approval, voter, code=code, auth=auth, now_us=now_us)
-                self._store.commit(Unit(drafts=(draft,))).result()
-                raise
+                raise self.refused(id, voter, error, auth=auth) from None
             drafts: list[Draft] = [records.vote(after, cast, key=self._key)]
             if after.state is not State.PENDING:
                 drafts.append(records.approval("approval.decided", after, key=self._key))
@@ -213,6 +212,15 @@ class Approvals:
                 continue
             return after
         raise StoreConflict(f"approval `{id}` keeps changing", hint="look at it and vote again")
+
+    def refused(
+        self, id: str, voter: str, error: VoteRefused | IllegalEvent, *, auth: str
+    ) -> VoteRefused | IllegalEvent:
+        """The error, once the refusal of this vote is recorded."""
+        code = error.code if isinstance(error, VoteRefused) else "ended"
+        draft = records.vote_refused(self.get(id), voter, code=code, auth=auth, now_us=self._clock.now_us())
+        self._store.commit(Unit(drafts=(draft,))).result()
+        return error
 
     def sweep(self) -> int:
         """Expire what is past its deadline; the number of approvals that expired. Safe to run anywhere, any time.

@@ -63,7 +63,8 @@ class Keys:
         now_us = self._clock.now_us()
         expires_us = _end(expires_s, now_us)
         if not permissions:
-            raise BadRequest("the key may do nothing", hint="give it `call`, `decide`, `audit` or `operate`")
+            hint = "give it `call`, `decide`, `audit`, `operate` or `approve`"
+            raise BadRequest("the key may do nothing", hint=hint)
         secret = PREFIX + secrets.token_urlsafe(32)
         key = ApiKey(
             id="key_" + secrets.token_hex(8),

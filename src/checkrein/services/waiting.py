@@ -17,6 +17,7 @@ from time import monotonic
 import msgspec
 
 from checkrein.flow.approval import Approval, State
+from checkrein.ledger import Record
 from checkrein.ledger.record import facets
 from checkrein.model import LedgerInvalid, StoreUnavailable
 from checkrein.ports import Clock, RecordQuery, Store
@@ -121,7 +122,7 @@ class Waiting:
         """
         with self._lock:
             if self._thread is None and not self._closed.is_set():
-                self._cursor = self._store.head().size - 1
+                self._cursor = self.latest()
                 self._thread = threading.Thread(target=self._run, name="checkrein-waiting", daemon=True)
                 self._thread.start()
             self.listeners.setdefault(id, set()).add(told)
@@ -132,6 +133,14 @@ class Waiting:
                 self.listeners[id].discard(told)
                 if not self.listeners[id]:
                     del self.listeners[id]
+
+    def latest(self) -> int:
+        """The number of the last record; -1 if there is none."""
+        return self._store.head().size - 1
+
+    def since(self, seq: int, limit: int = 0) -> list[Record]:
+        """Records about approvals after this number, oldest first."""
+        return list(self._store.records(RecordQuery(kinds=APPROVAL_KINDS, after_seq=seq, limit=limit)))
 
     def close(self) -> None:
         """Wake whoever waits, and look no more. A second call does nothing."""
@@ -167,7 +176,7 @@ class Waiting:
             return False
 
     def _read(self) -> None:
-        for record in self._store.records(RecordQuery(kinds=APPROVAL_KINDS, after_seq=self._cursor)):
+        for record in self.since(self._cursor):
             self._tell(facets(record.body).approval)
             self._cursor = record.seq
 
@@ -185,6 +194,12 @@ class Hold:
         self._waiting = waiting
         self._drain = drain
         self.seconds = seconds
+
+    def within(self, seconds: int | None) -> Hold:
+        """The same for a caller that waits no longer than this."""
+        if seconds is None or seconds >= self.seconds:
+            return self
+        return Hold(self._waiting, seconds, self._drain)
 
     async def settled(self, id: str, timeout_s: float) -> Approval:
         """See `Waiting.settled`; the server's stop ends it too."""

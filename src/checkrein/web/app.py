@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import request_response
+from starlette.routing import compile_path, request_response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from checkrein.connectors import openai
+from checkrein.flow.approval import IllegalEvent, VoteRefused
 from checkrein.model import (
     BadRequest,
     CheckreinError,
@@ -18,6 +19,7 @@ from checkrein.model import (
     MethodNotAllowed,
     NotFound,
     RouteNotFound,
+    StoreConflict,
     StoreUnavailable,
     Unauthorized,
     UpstreamUnavailable,
@@ -25,6 +27,7 @@ from checkrein.model import (
 from checkrein.services.waiting import Drain
 from checkrein.web import trace
 from checkrein.web.admin import Admin
+from checkrein.web.approvals import EVENTS, LIST, ONE, VOTE, ApprovalRoutes
 from checkrein.web.authzen import EVALUATION, EVALUATIONS, METADATA, AuthZen
 from checkrein.web.body import Gone, TooLarge
 from checkrein.web.control import KILL, KILLED, REVIVE, Control
@@ -47,12 +50,19 @@ STATUS: dict[type[CheckreinError], int] = {
     IdempotencyConflict: 409,
     UpstreamUnavailable: 502,
     StoreUnavailable: 503,
+    StoreConflict: 409,
+    IllegalEvent: 409,
+    VoteRefused: 403,
 }
+#: reasons to refuse a vote that are about when and what, and not about who
+_CONFLICTS = ("stale_hash", "stale_view", "voted")
 
 
 def status_of(error: CheckreinError) -> int:
     if isinstance(error, Unauthorized) and error.forbidden:
         return 403
+    if isinstance(error, VoteRefused) and error.code in _CONFLICTS:
+        return 409
     return next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
 
 
@@ -75,6 +85,8 @@ def error_response(path: str, error: CheckreinError, trace_id: str = "") -> Resp
     if path.startswith("/access/"):
         return PlainTextResponse(message, status_code=status, headers=headers)
     problem = {"type": "about:blank", "title": str(error), "status": status, "detail": error.hint}
+    if isinstance(error, VoteRefused):
+        problem["code"] = error.code
     return JSONResponse(problem, status_code=status, headers=headers, media_type="application/problem+json")
 
 
@@ -99,6 +111,7 @@ def create_app(
     authzen: AuthZen,
     admin: Admin,
     control: Control,
+    approvals: ApprovalRoutes,
     *,
     drain: Drain,
     stop: Callable[[], Awaitable[None]],
@@ -117,10 +130,24 @@ def create_app(
         KILL: (POST, request_response(control.kill)),
         REVIVE: (POST, request_response(control.revive)),
         KILLED: (GET, request_response(control.killed)),
+        LIST: (GET, request_response(approvals.list)),
+        EVENTS: (GET, request_response(approvals.events)),
     }
+    #: paths that name something, looked through where none above fits
+    naming = [
+        (compile_path(path)[0], methods, request_response(route))
+        for path, methods, route in ((ONE, GET, approvals.one), (VOTE, POST, approvals.vote))
+    ]
+
+    def found(scope: Scope) -> tuple[tuple[str, ...], ASGIApp | None]:
+        for pattern, methods, route in naming:
+            if match := pattern.match(scope["path"]):
+                scope["path_params"] = match.groupdict()
+                return methods, route
+        return (), None
 
     async def routed(scope: Scope, receive: Receive, send: Send) -> None:
-        methods, route = routes.get(scope["path"], ((), None))
+        methods, route = routes.get(scope["path"]) or found(scope)
         if route is None:
             raise RouteNotFound(f"there is nothing at `{scope['path'][:200]}`")
         if scope["method"] not in methods:

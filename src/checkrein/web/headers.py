@@ -18,6 +18,16 @@ def require_json(headers: Headers) -> None:
         raise NotJson("the body is not declared as JSON", hint="send `Content-Type: application/json`")
 
 
+def preferred_wait(headers: Headers) -> int | None:
+    """The seconds of `Prefer: wait=10` (RFC 7240); None without one that can be read."""
+    for part in ",".join(headers.getlist("prefer")).split(","):
+        name, _, value = part.partition(";")[0].partition("=")
+        text = value.strip().strip('"')
+        if name.strip().lower() == "wait" and text.isascii() and text.isdigit() and len(text) < 10:
+            return int(text)
+    return None
+
+
 def idempotency_key(headers: Headers) -> str:
     """The `Idempotency-Key`, without the quotes of a structured field; empty if there is none."""
     values = headers.getlist("idempotency-key")

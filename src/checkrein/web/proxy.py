@@ -32,7 +32,7 @@ from checkrein.services.payloads import MAX_RESULT_BYTES
 from checkrein.services.waiting import Hold
 from checkrein.web import body, trace
 from checkrein.web.guard import allow
-from checkrein.web.headers import idempotency_key, require_json
+from checkrein.web.headers import idempotency_key, preferred_wait, require_json
 from checkrein.web.routes import Route, Routes
 
 PATH = "/v1/chat/completions"
@@ -85,7 +85,7 @@ class Proxy:
 
         watch.add_done_callback(leave)
         try:
-            await self._serve(key, trace_id, once, data, send)
+            await self._serve(key, trace_id, once, data, send, self._hold.within(preferred_wait(headers)))
         except asyncio.CancelledError:
             if not gone or not work or work.uncancel():  # the server is stopping, not the caller leaving
                 raise
@@ -93,7 +93,7 @@ class Proxy:
             watch.remove_done_callback(leave)
             watch.cancel()
 
-    async def _serve(self, key: ApiKey, trace_id: str, once: str, data: bytes, send: Send) -> None:
+    async def _serve(self, key: ApiKey, trace_id: str, once: str, data: bytes, send: Send, hold: Hold) -> None:
         answer = Answer(send, trace_id)
         keys = self._gateway.idempotency
         try:
@@ -103,7 +103,7 @@ class Proxy:
             answer.keeps = MAX_KEPT_BYTES if claimed else MAX_RESULT_BYTES if self._gateway.keeps_results else 0
             last = b""
             async with self._gateway.action(
-                chat.request, caller=key.id, trace_id=trace_id, once=claimed, part=part, hold=self._hold
+                chat.request, caller=key.id, trace_id=trace_id, once=claimed, part=part, hold=hold
             ) as governed:
                 answer.decided(governed.decision)
                 answer.decide = lambda asked: self._answers.decide(governed, asked, caller=key.id)
