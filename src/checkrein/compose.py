@@ -26,6 +26,7 @@ from checkrein.policy.cases import run as run_policy_tests
 from checkrein.policy.effect import Effect
 from checkrein.policy.explain import PolicyExplained
 from checkrein.services import metrics
+from checkrein.services.access_requests import AccessRequests
 from checkrein.services.approvals import Approvals
 from checkrein.services.arms import Arms
 from checkrein.services.audit import Audit
@@ -53,6 +54,7 @@ from checkrein.storage.scrub import scrub
 from checkrein.storage.shelf import Shelf
 from checkrein.storage.sqlite import SqliteStore
 from checkrein.storage.vault import Vault
+from checkrein.web.access_requests import AccessRequestRoutes
 from checkrein.web.admin import Admin
 from checkrein.web.app import Application, create_app
 from checkrein.web.approvals import ApprovalRoutes
@@ -187,6 +189,17 @@ class System:
             Admin(self.audit, tuple(sorted(named)), self.failing, self.warnings, now_us=self.clock.now_us),
             Control(self.killswitch),
             ApprovalRoutes(self.approvals, self.waiting, self.facts, self.clock, drain),
+            AccessRequestRoutes(
+                AccessRequests(self.store, self.pdp, self.approvals, self.gateway.idempotency, self.clock),
+                self.approvals,
+                self.waiting,
+                self.gateway.idempotency,
+                self.clock,
+                drain,
+                max_body_bytes=server.max_body_bytes,
+                retry_after_s=parse_span(self.config.approvals.retry_after),
+                public_url=server.public_url,
+            ),
             drain=drain,
             stop=stop,
         )

@@ -19,6 +19,8 @@ ROUTES = [
     ("POST", "/v1/chat/completions"),
     ("POST", "/access/v1/evaluation"),
     ("POST", "/access/v1/evaluations"),
+    ("POST", "/access/v1/requests"),
+    ("GET", "/access/v1/requests/apr_1"),
     ("GET", "/.well-known/authzen-configuration"),
     ("GET", "/api/v1/audit/records"),
     ("GET", "/api/v1/activities"),

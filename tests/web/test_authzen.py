@@ -421,7 +421,12 @@ async def test_the_metadata_names_the_endpoints_and_each_of_them_answers(http: a
         assert (reply.status, reply.content_type) == (200, "application/json")
         found = await reply.json()
     assert found["policy_decision_point"] == url
+    assert found["capabilities"] == ["urn:openid:authzen:capability:access-request"]
     endpoints = {name: value for name, value in found.items() if name.endswith("_endpoint")}
+    requests = endpoints.pop("access_request_endpoint")
+    assert requests == f"{url}/access/v1/requests"
+    async with http.post(requests.removeprefix(url), json=question()) as reply:
+        assert (reply.status, reply.content_type) == (400, "application/problem+json")
     assert endpoints == {"access_evaluation_endpoint": url + ONE, "access_evaluations_endpoint": url + MANY}
     for endpoint in endpoints.values():
         assert (await ask(http, question(), endpoint.removeprefix(url)))["decision"] is True

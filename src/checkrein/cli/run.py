@@ -82,7 +82,7 @@ def serve(
     \b
     Routes, each needs a key (checkrein keys create):
       POST /v1/chat/completions, GET /v1/models
-      POST /access/v1/evaluation and /access/v1/evaluations
+      POST /access/v1/evaluation, /access/v1/evaluations and /access/v1/requests
       GET  /api/v1/approvals, /approvals/ID, /approvals/events
       POST /api/v1/approvals/ID/vote
       GET  /api/v1/audit/records and /api/v1/activities

@@ -6,6 +6,7 @@
 `governed`   what a governed action is while it is under way
 `approvals`  lists, shows and votes; the state machine in the store
 `audit`      reads, verifies and exports the ledger; activity rows
+`access_requests` what an enforcement point submits after a denial that people may lift
 `waiting`    who waits for people is woken by the vote of any process; how long callers are held
 `records`    what happened, as ledger drafts
 `payloads`   what was asked and answered, sealed before the action runs

@@ -133,6 +133,16 @@ class Approvals:
                 return max(live, key=lambda approval: approval.created_us)
         return None
 
+    def of_action(self, action_hash: str) -> list[Approval]:
+        """Every approval of exactly this action, newest first."""
+        found = [approval for page in self._pages(None, action_hash) for approval in page]
+        return sorted(found, key=lambda approval: approval.created_us, reverse=True)
+
+    def find(self, id: str) -> Approval | None:
+        """The approval with exactly this id."""
+        stored = self._store.row(ROOM, id) if id.isascii() and id.isprintable() else None
+        return load(stored) if stored else None
+
     def get(self, id: str) -> Approval:
         """The approval, or `NotFound`. A unique beginning of the id is enough."""
         hint = "`checkrein approvals list --state all` shows the ids"

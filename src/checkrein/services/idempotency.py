@@ -18,6 +18,7 @@ A row without an end does not expire, so what may have run never runs again unde
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from collections.abc import Callable
 import msgspec
 
 from checkrein.ledger.record import commitment
-from checkrein.model import BadRequest, CheckreinError, Decision, IdempotencyConflict, Request
+from checkrein.model import BadRequest, CheckreinError, Decision, IdempotencyConflict, Request, StoreConflict
 from checkrein.model.json import canonical, fold
 from checkrein.model.retention import Retention
 from checkrein.ports import Clock, Payloads, Row, Save, Store, Unit
@@ -35,6 +36,8 @@ MAX_KEY = 255
 #: after how many uses of keys one page of rows is looked through for what has expired
 _SWEEP_EVERY = 32
 _PAGE = 64
+#: how often a key is looked at again after another process took it
+_ATTEMPTS = 8
 
 
 class Once(msgspec.Struct, frozen=True):
@@ -127,11 +130,7 @@ class Idempotency:
         if _expired(row, taken, self._retention, self._clock.now_us()):
             return row.version
         if not hmac.compare_digest(taken.fingerprint, once.fingerprint):
-            raise IdempotencyConflict(
-                "this idempotency key was sent with another request before",
-                code="idempotency_key_reused",
-                hint="take a fresh key for each action",
-            )
+            raise _reused()
         if row.state == "running":
             raise self._unfinished(taken)
         answer = self._payloads.read(taken.answer, taken.subject) if taken.answer else None
@@ -143,6 +142,31 @@ class Idempotency:
                 hint=f"`checkrein audit list --trace {taken.trace_id}` says how it ended; a fresh key runs it again",
             )
         raise Replay(answer.data)
+
+    def note(self, once: Once, *, evaluation_id: str, trace_id: str) -> None:
+        """Remember a key for what changes nothing when it is done again; raises `IdempotencyConflict` if it is reused.
+
+        The answer is not kept: it is the same by itself.
+        """
+        for _ in range(_ATTEMPTS):
+            row, now_us = self._store.row(ROOM, once.id), self._clock.now_us()
+            if row is not None and not _expired(row, taken := _read(row), self._retention, now_us):
+                if not hmac.compare_digest(taken.fingerprint, once.fingerprint):
+                    raise _reused()
+                return
+            body = _Taken(
+                fingerprint=once.fingerprint,
+                trace_id=trace_id,
+                evaluation_id=evaluation_id,
+                owner=self.owner,
+                subject="",
+                at_us=now_us,
+            )
+            version = row.version if row else 0
+            save = Save(Row(ROOM, once.id, version + 1, "unanswered", "", msgspec.json.encode(body)), version)
+            with contextlib.suppress(StoreConflict):  # another process was first: look at what it was
+                self._store.commit(Unit(saves=(save,))).result()
+        raise StoreConflict("the idempotency key keeps changing", hint="try again")
 
     def _unfinished(self, taken: _Taken) -> IdempotencyConflict:
         mine = taken.owner == self.owner
@@ -224,6 +248,14 @@ def sweep(store: Store, retention: Retention, now_us: int, *, after: str = "", l
         if not limit:
             return after
     return ""
+
+
+def _reused() -> IdempotencyConflict:
+    return IdempotencyConflict(
+        "this idempotency key was sent with another request before",
+        code="idempotency_key_reused",
+        hint="take a fresh key for each action",
+    )
 
 
 def _removal(id: str, version: int) -> Save:

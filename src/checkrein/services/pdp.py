@@ -135,6 +135,11 @@ class Pdp:
         context = {**request.context, **{name: value for name, value in known.items() if value is not None}}
         return Asked(msgspec.structs.replace(request, subject=turn.subject, context=context), turn)
 
+    def digests(self) -> tuple[str, ...]:
+        """The bundles that decide now: the stable one, and that of a rollout."""
+        trial = self._trial
+        return (self._stable.bundle.digest, *((trial.version.bundle.digest,) if trial else ()))
+
     def decide(
         self,
         asked: Asked,

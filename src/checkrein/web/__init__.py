@@ -4,6 +4,8 @@
 `authzen`  OpenID AuthZEN 1.0: `/access/v1/evaluation`, `/evaluations` and the metadata
 `proxy`    `/v1/chat/completions`, with a disconnect watcher
 `routes`   which upstream a request goes to, and who stands in for it
+`access_requests` `/access/v1/requests`: denials that people may lift, by the AuthZEN profile
+`errors`    an answer for every error, in the words of the protocol
 `approvals` `/api/v1/approvals`: what waits for people, its end, votes, events
 `admin`    `/api/v1/audit`
 `control`  `/api/v1/kill`, `/revive`, `/killed`

@@ -6,88 +6,30 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import compile_path, request_response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from checkrein.connectors import openai
-from checkrein.flow.approval import IllegalEvent, VoteRefused
 from checkrein.model import (
-    BadRequest,
     CheckreinError,
-    IdempotencyConflict,
     MethodNotAllowed,
-    NotFound,
     RouteNotFound,
-    StoreConflict,
-    StoreUnavailable,
-    Unauthorized,
-    UpstreamUnavailable,
 )
 from checkrein.services.waiting import Drain
 from checkrein.web import trace
+from checkrein.web.access_requests import TASK, AccessRequestRoutes
 from checkrein.web.admin import Admin
 from checkrein.web.approvals import EVENTS, LIST, ONE, VOTE, ApprovalRoutes
-from checkrein.web.authzen import EVALUATION, EVALUATIONS, METADATA, AuthZen
-from checkrein.web.body import Gone, TooLarge
+from checkrein.web.authzen import EVALUATION, EVALUATIONS, METADATA, REQUESTS, AuthZen
+from checkrein.web.body import Gone
 from checkrein.web.control import KILL, KILLED, REVIVE, Control
+from checkrein.web.errors import error_response
 from checkrein.web.guard import Guard
-from checkrein.web.headers import NotJson
 from checkrein.web.proxy import PATH as PROXIED
 from checkrein.web.proxy import Proxy
 
 log = logging.getLogger("checkrein.web")
 GET = ("GET", "HEAD")
 POST = ("POST",)
-#: status of an error about the call itself; the first kind that fits
-STATUS: dict[type[CheckreinError], int] = {
-    TooLarge: 413,
-    NotJson: 415,
-    BadRequest: 400,
-    Unauthorized: 401,
-    NotFound: 404,
-    MethodNotAllowed: 405,
-    IdempotencyConflict: 409,
-    UpstreamUnavailable: 502,
-    StoreUnavailable: 503,
-    StoreConflict: 409,
-    IllegalEvent: 409,
-    VoteRefused: 403,
-}
-#: reasons to refuse a vote that are about when and what, and not about who
-_CONFLICTS = ("stale_hash", "stale_view", "voted")
-
-
-def status_of(error: CheckreinError) -> int:
-    if isinstance(error, Unauthorized) and error.forbidden:
-        return 403
-    if isinstance(error, VoteRefused) and error.code in _CONFLICTS:
-        return 409
-    return next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
-
-
-def error_response(path: str, error: CheckreinError, trace_id: str = "") -> Response:
-    """The error in the words of the protocol that was spoken: OpenAI's, AuthZEN's, or RFC 9457 for ours."""
-    status = status_of(error)
-    headers = {trace.HEADER: trace_id} if trace_id else {}
-    if status == 401:
-        headers["www-authenticate"] = "Bearer"
-    if isinstance(error, MethodNotAllowed):
-        headers["allow"] = error.allowed
-    if isinstance(error, IdempotencyConflict) and error.trace_id:
-        headers[trace.HEADER] = error.trace_id
-    if status == 503 or (isinstance(error, IdempotencyConflict) and error.retry_after_s):
-        headers["retry-after"] = "1"
-    if path.startswith("/v1/"):
-        refused = openai.refusal(error, retry_after_s=1)
-        return JSONResponse(refused.body, status_code=status, headers={**refused.headers, **headers})
-    message = f"{error} ({error.hint})" if error.hint else str(error)
-    if path.startswith("/access/"):
-        return PlainTextResponse(message, status_code=status, headers=headers)
-    problem = {"type": "about:blank", "title": str(error), "status": status, "detail": error.hint}
-    if isinstance(error, VoteRefused):
-        problem["code"] = error.code
-    return JSONResponse(problem, status_code=status, headers=headers, media_type="application/problem+json")
 
 
 class Application:
@@ -112,6 +54,7 @@ def create_app(
     admin: Admin,
     control: Control,
     approvals: ApprovalRoutes,
+    requests: AccessRequestRoutes,
     *,
     drain: Drain,
     stop: Callable[[], Awaitable[None]],
@@ -121,6 +64,7 @@ def create_app(
         PROXIED: (POST, proxy),
         EVALUATION: (POST, request_response(authzen.evaluation)),
         EVALUATIONS: (POST, request_response(authzen.evaluations)),
+        REQUESTS: (POST, request_response(requests.submit)),
         METADATA: (GET, request_response(authzen.metadata)),
         "/healthz": (GET, request_response(admin.healthz)),
         "/readyz": (GET, request_response(admin.readyz)),
@@ -136,7 +80,11 @@ def create_app(
     #: paths that name something, looked through where none above fits
     naming = [
         (compile_path(path)[0], methods, request_response(route))
-        for path, methods, route in ((ONE, GET, approvals.one), (VOTE, POST, approvals.vote))
+        for path, methods, route in (
+            (ONE, GET, approvals.one),
+            (VOTE, POST, approvals.vote),
+            (TASK, GET, requests.task),
+        )
     ]
 
     def found(scope: Scope) -> tuple[tuple[str, ...], ASGIApp | None]:

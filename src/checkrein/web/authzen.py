@@ -15,7 +15,9 @@ from starlette.responses import Response
 from checkrein.model import (
     ApiKey,
     BadRequest,
+    Decision,
     IdempotencyConflict,
+    Outcome,
     Permission,
     Request,
     StoreUnavailable,
@@ -31,6 +33,9 @@ from checkrein.web.headers import idempotency_key, require_json
 EVALUATION = "/access/v1/evaluation"
 EVALUATIONS = "/access/v1/evaluations"
 METADATA = "/.well-known/authzen-configuration"
+#: where a denial that people may lift is submitted; `access_requests` serves it
+REQUESTS = "/access/v1/requests"
+ACCESS_REQUESTS = "urn:openid:authzen:capability:access-request"
 
 #: an evaluation for each would keep one caller busy for long
 MAX_EVALUATIONS = 100
@@ -64,15 +69,17 @@ class AuthZen:
     def __init__(self, gateway: Gateway, *, max_body_bytes: int, public_url: str = "") -> None:
         self._gateway = gateway
         self._limit = max_body_bytes
-        self._public_url = public_url.rstrip("/")
+        self._public_url = public_url
 
     async def metadata(self, http: HttpRequest) -> Response:
         """Where the endpoints are; only those that exist."""
-        base = self._public_url or f"{http.url.scheme}://{http.headers['host']}"
+        base = base_url(http, self._public_url)
         found = {
             "policy_decision_point": base,
             "access_evaluation_endpoint": base + EVALUATION,
             "access_evaluations_endpoint": base + EVALUATIONS,
+            "access_request_endpoint": base + REQUESTS,
+            "capabilities": [ACCESS_REQUESTS],
         }
         return Response(dumps(found), media_type="application/json")
 
@@ -131,7 +138,23 @@ class AuthZen:
             once=once,
             supported_obligations=request.context.get("supported_obligations"),
         )
-        return made.to_json()
+        return _with_approval(made, request.context.get("approval"))
+
+
+def _with_approval(made: Decision, given: object) -> Mapping[str, object]:
+    """The answer, with the approval it rests on, or what to do now where the one that was presented did not help."""
+    answer = made.to_json()
+    context = answer["context"]
+    if isinstance(context, dict) and made.outcome.runs and made.approval_id:
+        context["approval"] = {"id": made.approval_id, "approved_until": made.approval_expires_at}
+    elif isinstance(context, dict) and given is not None and not made.outcome.runs:
+        context["next_action"] = "request" if made.outcome is Outcome.REQUIRE_REVIEW else "none"
+    return answer
+
+
+def base_url(http: HttpRequest, public_url: str) -> str:
+    """Where callers find this server: what was configured, else what this caller wrote."""
+    return public_url.rstrip("/") or f"{http.url.scheme}://{http.headers['host']}"
 
 
 def as_caller(request: Request, key: ApiKey) -> Request:
