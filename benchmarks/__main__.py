@@ -1,4 +1,4 @@
-"""`python -m benchmarks [decision|policy|proxy|ledger|rollout ...] [--million]`."""
+"""`python -m benchmarks [decision|policy|proxy|ledger|rollout|drift ...] [--million]`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import platform
 import sys
 from os import cpu_count
 
-from benchmarks import decision, ledger, policy, proxy, rollout
+from benchmarks import decision, drift, ledger, policy, proxy, rollout
 
 ALL = {
     "decision": decision.main,
@@ -14,6 +14,7 @@ ALL = {
     "proxy": proxy.main,
     "ledger": ledger.main,
     "rollout": rollout.main,
+    "drift": drift.main,
 }
 
 

@@ -85,6 +85,7 @@ def decided(number: int) -> tuple[dict[str, object], str, str]:
         "actor": {"type": "user", "id": f"user{number % 97}", "agent": f"bot{number % 7}"},
         "action": {"name": f"tool{number % 31}", "resource": {"type": "tool", "id": "mail"}},
         "input_hmac": secrets.token_hex(32),
+        "input_bytes": 120 + number % 89,
         "caller": f"key_{secrets.token_hex(8)}",
         "mode": "run",
         "decision": {

@@ -19,9 +19,10 @@ VERBS = (
     *("audit list", "audit show", "audit tail", "audit verify"),
     *("keys create", "keys list", "keys rotate", "keys revoke", "keys rotate-signer"),
     *("kill", "revive", "killed"),
+    "drift report",
 )
 WITHOUT_A_TABLE = ("demo", "serve", "audit export", "audit prove", "audit consistency")
-GROUPS = ("", "approvals", "audit", "keys")
+GROUPS = ("", "approvals", "audit", "drift", "keys")
 #: what makes start-up slow
 HEAVY = ("aiohttp", "apsw", "asyncio", "cedarpy", "cryptography", "re2", "rich", "starlette", "uvicorn", "yaml")
 

@@ -50,6 +50,7 @@ BODIES: dict[str, dict[str, Any]] = {
         "actor": {"type": "user", "id": "alice", "agent": "bot"},
         "action": {"name": "send_email", "resource": {"type": "tool", "id": "mail"}},
         "input_hmac": "00" * 32,
+        "input_bytes": 120,
         "caller": "key_1",
         "mode": "run",
         "decision": {

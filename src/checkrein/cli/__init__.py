@@ -16,6 +16,7 @@
 `bundle`     bundle build, sign, verify, show
 `webhooks`   webhooks list, test, retry
 `gate`       gate run, diff, import
+`drift`      drift report
 `rollout`    rollout start, list, status, watch, pause, resume, promote, abort, undo
 
 What needs the store, the server or the policies is imported inside the verbs, so that `--help` answers at once.

@@ -17,6 +17,7 @@ from checkrein.cli import (
     bundle,
     control,
     decide,
+    drift,
     evidence,
     exports,
     folder,
@@ -82,6 +83,7 @@ control.register(app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(gate.app, name="gate")
+app.add_typer(drift.app, name="drift")
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(webhooks.app, name="webhooks")
 

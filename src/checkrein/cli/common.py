@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from checkrein.model import CheckreinError, LedgerInvalid, PolicyInvalid
+from checkrein.model import CheckreinError, LedgerInvalid, NotFound, PolicyInvalid
 
 if TYPE_CHECKING:
     from checkrein.compose import System
@@ -39,6 +39,10 @@ Data = Annotated[
     Path | None, typer.Option("--data", metavar="DIR", help="Where the store lives.", show_default="DIR/.checkrein")
 ]
 Format = Annotated[Output, typer.Option("--output", "-o", help="A table for people, or JSON.")]
+GoldenPaths = Annotated[
+    list[str] | None,
+    typer.Option("--golden", metavar="PATH", help="A file or folder of golden cases.", show_default="DIR/golden"),
+]
 HERE = Path()
 
 _CONTROL = re.compile(r"[^\x20-\x7e\n]")
@@ -150,6 +154,17 @@ def store(folder: Path, data: Path | None) -> Iterator[SqliteStore]:
         yield opened
     finally:
         opened.close()
+
+
+def golden_files(patterns: list[str] | None, folder: Path) -> dict[str, bytes]:
+    """The files that are named, by their paths; a folder stands for its `*.jsonl`."""
+    named = [Path(pattern) for pattern in patterns] if patterns else [folder / "golden"]
+    found = [file for path in named for file in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])]
+    missing = next((path for path in found if not path.is_file()), None)
+    if missing or not found:
+        where = f"`{missing or named[0]}`"
+        raise NotFound(f"no golden cases are in {where}", hint="write golden/*.jsonl, or name files with `--golden`")
+    return {str(path): path.read_bytes() for path in found}
 
 
 def operator() -> str:

@@ -13,9 +13,11 @@ from checkrein.cli.common import (
     Data,
     Dir,
     Format,
+    GoldenPaths,
     Output,
     emit,
     examples,
+    golden_files,
     operator,
     plain,
     print_json,
@@ -23,7 +25,7 @@ from checkrein.cli.common import (
     system,
 )
 from checkrein.cli.tables import print_table, progress
-from checkrein.model import BadRequest, NotFound
+from checkrein.model import BadRequest
 
 if TYPE_CHECKING:
     from checkrein.compose import System
@@ -55,10 +57,7 @@ Answers = Mapping[str, Sequence["Answered"]]
 def run(
     challenger: Annotated[str, typer.Option(metavar="WHAT", help="What shall take its place.")],
     champion: Annotated[str, typer.Option(metavar="WHAT", help="What answers now.", show_default="the policies")] = "",
-    golden: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATH", help="A file or folder of golden cases.", show_default="DIR/golden"),
-    ] = None,
+    golden: GoldenPaths = None,
     judge: Annotated[str, typer.Option(metavar="WHAT", help="The model that judges, where a case asks for one.")] = "",
     environment: Annotated[
         str, typer.Option(metavar="NAME", help="The environment that golden actions are decided in.")
@@ -96,7 +95,7 @@ def run(
     if unknown:
         raise BadRequest(f"`{unknown[0]}` is no kind of report", hint=f"end it in {', '.join(FORMS)}")
     with system(dir, data) as opened:
-        cases = read_golden(_files(golden, dir))
+        cases = read_golden(golden_files(golden, dir))
         if Path(challenger).is_dir() and not champion:
             made, answers = _policies(opened, Path(challenger), cases, environment)
         else:
@@ -109,17 +108,6 @@ def run(
         say(f"wrote {path}")
     _show(made, answers, output)
     raise typer.Exit(_EXITS[made.verdict.outcome.value])
-
-
-def _files(patterns: list[str] | None, folder: Path) -> dict[str, bytes]:
-    """The files that are named, by their paths; a folder stands for its `*.jsonl`."""
-    named = [Path(pattern) for pattern in patterns] if patterns else [folder / "golden"]
-    found = [file for path in named for file in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])]
-    missing = next((path for path in found if not path.is_file()), None)
-    if missing or not found:
-        where = f"`{missing or named[0]}`"
-        raise NotFound(f"no golden cases are in {where}", hint="write golden/*.jsonl, or name files with `--golden`")
-    return {str(path): path.read_bytes() for path in found}
 
 
 def _policies(

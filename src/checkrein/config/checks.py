@@ -16,6 +16,7 @@ from checkrein.config.places import Places
 from checkrein.config.sections import (
     ApprovalsConfig,
     Config,
+    DriftConfig,
     GateConfig,
     RolloutConfig,
     Server,
@@ -115,6 +116,16 @@ def _check_targets(given: Targets, places: Places) -> None:
         value = getattr(given, field)
         if value is not None and not 0 < value < math.inf:
             raise places.error(f"targets.{field}", "is not a positive number", "leave it out for the default")
+
+
+def _check_drift(given: DriftConfig, places: Places) -> None:
+    for field in ("alpha", "floor", "notice"):
+        if not 0 < getattr(given, field) < 1:
+            raise places.error(f"drift.{field}", "is not between 0 and 1", "two points in a hundred are `0.02`")
+    try:
+        parse_span(given.since)
+    except BadRequest as error:
+        raise places.error("drift.since", "is not a length of time", error.hint) from error
 
 
 def _check_webhook(name: str, given: WebhookConfig, places: Places) -> None:
@@ -220,6 +231,7 @@ _SECTION_CHECKS: dict[str, Callable[[Any, Places], None]] = {
     "rollout": _check_rollout,
     "gate": _check_gate,
     "targets": _check_targets,
+    "drift": _check_drift,
     "retention": _check_retention,
 }
 #: for each table of such a section, with its name

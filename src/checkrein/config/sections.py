@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from checkrein.flow.limits import Limits, Targets
+from checkrein.flow.limits import DriftLimits, Limits, Targets
 from checkrein.flow.rollout import Kind, Plan
 from checkrein.model.people import People
 from checkrein.model.people import Person as KnownPerson
@@ -106,6 +106,12 @@ class GateConfig(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     concurrency: int = 8
 
 
+class DriftConfig(DriftLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When production counts as different from the golden set, and of how long a time production is looked at."""
+
+    since: str = "7d"
+
+
 class RolloutConfig(Plan, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How rollouts go, and who must agree to policies that loosen anything.
 
@@ -138,6 +144,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retention: Retention = Retention()
     rollout: RolloutConfig = RolloutConfig()
     gate: GateConfig = GateConfig()
+    drift: DriftConfig = DriftConfig()
     targets: Targets = Targets()
 
     def directory(self) -> People:
@@ -154,6 +161,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "rollout": RolloutConfig,
     "gate": GateConfig,
     "targets": Targets,
+    "drift": DriftConfig,
 }
 #: sections that hold one table for each name
 NAMED: dict[str, type[msgspec.Struct]] = {

@@ -3,6 +3,7 @@
 `action`    one governed action, from submission to the recorded end
 `approval`  a durable request to people: pending, decided, used
 `delivery`  how far a destination outside has been told, and when to try again
+`drift`     whether production still looks like the golden set, from counts of both
 `promotion` the verdict of a gate, from figures; `limits` is what a challenger must keep
 `rollout`   traffic on its way from a stable arm to a canary, and back; `window` is what was counted of both
 

@@ -32,3 +32,14 @@ class Targets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     wrongful_interruptions: float | None = None
     decision_ms: float | None = 50.0
     gate_pass_rate: float | None = 0.95
+
+
+class DriftLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When production counts as different from the golden set; shares, of which 0.02 are two points in a hundred."""
+
+    #: how often a world that has not changed may be called different, over all questions together
+    alpha: float = 0.01
+    #: less than this, beyond what chance does, is no drift however sure it is
+    floor: float = 0.02
+    #: a golden set that would not notice so much is too small
+    notice: float = 0.15

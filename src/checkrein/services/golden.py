@@ -24,6 +24,8 @@ SCORERS = ("exact", "contains", "regex", "schema", "python", "judge")
 _MEMBERS = {"id", "request", "prompt", "messages", "answer", "expect", "subject", "model"}
 _OUTCOMES = {outcome.name: outcome for outcome in Outcome} | {outcome.wire: outcome for outcome in Outcome}
 MAX_CASES = 100_000
+#: the model of a prompt that names none
+UNNAMED = "golden"
 
 
 class Golden(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +112,6 @@ def _prompt(value: Mapping[str, object], messages: Sequence[dict[str, object]]) 
     given = {
         "subject": subject,
         "action": {"name": PROMPT, "properties": {"input": {"messages": list(messages)}}},
-        "resource": {"type": "model", "id": value.get("model", "golden")},
+        "resource": {"type": "model", "id": value.get("model", UNNAMED)},
     }
     return Request.from_json(given)

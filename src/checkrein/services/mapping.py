@@ -153,6 +153,7 @@ FIELDS = (
         "OCSF's `ai_model` needs a provider, which a record does not name",
     ),
     _own("body.input_hmac", _COMMITMENT),
+    _own("body.input_bytes"),
     Field("body.caller", (To("src_endpoint.uid", form="text"),), (To("checkrein.caller"),)),
     _own("body.mode"),
     Field("body.decision.evaluation_id", (To("api.request.uid", form="text"),), (To("checkrein.evaluation_id"),)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -51,6 +51,11 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     request: Request | None = None
     known: Known | None = None
+
+    @property
+    def with_roles(self) -> Request | None:
+        """The request, with the roles of that time in itself."""
+        return _with_roles(self.request, self.known) if self.request and self.known else None
 
 
 class Revealed(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,13 +124,7 @@ class Privacy:
         Raises `Unauthorized` (recorded too), `NotFound`, and `LedgerInvalid` for a payload that was changed.
         """
         detail: dict[str, object] = {"record": records.cut(str(id))}
-        if AUDITOR not in self._facts.roles(Subject("user", person)):
-            self._record("admin.payload_read_refused", person, detail)
-            raise Unauthorized(
-                f"`{person}` may not read payloads",
-                hint=f'give them the role `{AUDITOR}` under `[people."{person}"]` in checkrein.toml',
-                forbidden=True,
-            )
+        self._require_auditor(person, detail)
         record = Audit(self._store).show(id)
         payload_id = str(_member(record.body, "payload").get("id", ""))
         if not payload_id:
@@ -136,21 +135,39 @@ class Privacy:
         state, data = self._open(record)
         return Revealed(record=record, id=payload_id, state=state, value=_value(data) if state == "present" else None)
 
+    def opened(self, found: Sequence[Record], *, person: str, why: str) -> list[Recorded]:
+        """The requests of these decisions, for a person with the role `auditor`; one record says so before that."""
+        detail: dict[str, object] = {"records": len(found), "for": why}
+        self._require_auditor(person, detail)
+        self._record("admin.payload_read", person, detail)
+        return list(self._recorded(found))
+
+    def _require_auditor(self, person: str, detail: JsonObject) -> None:
+        if AUDITOR not in self._facts.roles(Subject("user", person)):
+            self._record("admin.payload_read_refused", person, detail)
+            raise Unauthorized(
+                f"`{person}` may not read payloads",
+                hint=f'give them the role `{AUDITOR}` under `[people."{person}"]` in checkrein.toml',
+                forbidden=True,
+            )
+
     def recorded(self, since_us: int = 0, until_us: int = 0, *, by: str) -> Iterator[Recorded]:
         """Every decision of a time (from inclusive, until exclusive, 0 for open ends), with its request.
 
         For the operator on this host, to decide again. One record says so, before the first is opened.
         """
         self._record("admin.payload_read", by, {"since_us": since_us, "until_us": until_us})
-        return self._recorded(RecordQuery(kinds=("decision",), since_us=since_us, until_us=until_us))
+        return self._recorded(
+            self._store.records(RecordQuery(kinds=("decision",), since_us=since_us, until_us=until_us))
+        )
 
     def requests(self, since_us: int = 0, until_us: int = 0, *, by: str) -> Iterator[tuple[Record, Request]]:
         """`recorded`, only those that are present, with the roles of that time in the request itself."""
         found = self.recorded(since_us, until_us, by=by)
-        return ((each.record, _with_roles(each.request, each.known)) for each in found if each.request and each.known)
+        return ((each.record, each.with_roles) for each in found if each.with_roles)
 
-    def _recorded(self, query: RecordQuery) -> Iterator[Recorded]:
-        for record in self._store.records(query):
+    def _recorded(self, found: Iterable[Record]) -> Iterator[Recorded]:
+        for record in found:
             state, data = self._open(record)
             if state != "present":
                 yield Recorded(record=record, state=state)

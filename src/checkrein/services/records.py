@@ -16,7 +16,7 @@ from checkrein.flow.approval import Approval, Vote
 from checkrein.ledger import Draft
 from checkrein.ledger.record import commitment
 from checkrein.model import Decision, Request
-from checkrein.model.json import JsonObject
+from checkrein.model.json import JsonObject, canonical, fold
 from checkrein.ports import PAYLOAD_ALG, Payload
 
 #: free text in a record is cut to this many characters
@@ -36,6 +36,11 @@ def _actor(request: Request) -> dict[str, object]:
 def _action(request: Request) -> dict[str, object]:
     resource = {"type": cut(request.resource.type), "id": cut(request.resource.id)}
     return {"name": cut(request.action.name), "resource": resource}
+
+
+def arguments(request: Request) -> bytes:
+    """The arguments as their commitment and their size in a record are made of them."""
+    return canonical(fold(request.action.input))
 
 
 def payload_hmac(key: bytes, data: bytes) -> str:
@@ -69,13 +74,15 @@ def decision(
     `payload` is the request, kept beside the ledger, and `answer` what is kept for an idempotency key; only their ids
     and commitments stand in the record.
     """
+    given = arguments(request)
     return Draft(
         "decision",
         made.trace_id,
         {
             "actor": _actor(request),
             "action": _action(request),
-            "input_hmac": commitment(key, request.action.input),
+            "input_hmac": payload_hmac(key, given),
+            "input_bytes": len(given),
             "caller": caller,
             "mode": mode,
             "decision": {

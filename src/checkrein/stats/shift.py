@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 Counts = Mapping[str, int]
 #: a bin must be expected so often in the smaller sample, or it is merged with other rare ones
 LEAST = 5.0
-#: how many golden sets are drawn to learn what chance does, and how many divisions of texts
-DRAWS, DIVISIONS = 400, 2000
+#: how many golden sets are drawn to learn what chance does, and how often texts are divided anew
+DRAWS = DIVISIONS = 2000
 #: half a count more in each bin, for the logarithms of PSI
 _HALF = 0.5
 _CHUNK = 200
@@ -81,7 +81,11 @@ def merged(golden: Counts, production: Counts, least: float = LEAST) -> list[tup
 
 
 def categories(golden: Counts, production: Counts, *, alpha: float = 0.01, seed: int = 0) -> Categories:
-    """Pearson's chi-square of homogeneity over bins that are not rare, with PSI against its noise floor."""
+    """Pearson's chi-square of homogeneity over bins that are not rare, and PSI against its noise floor.
+
+    The surer of the two counts, doubled because there are two: chi-square has any small p, and PSI notices sooner what
+    is new and rare.
+    """
     pairs = merged(golden, production)
     if len(pairs) < 2:
         return Categories(NOTHING, len(pairs), 0.0, 0.0)
@@ -93,8 +97,10 @@ def categories(golden: Counts, production: Counts, *, alpha: float = 0.01, seed:
     psis = _psi(drawn, rest)
     distance = float(_apart(one, other))
     chance = math.sqrt(float(np.mean(_apart(drawn, rest) ** 2)))
-    shift = Shift(chi_square(pairs)[1], distance, chance)
-    return Categories(shift, len(pairs), float(_psi(one, other)), float(np.quantile(psis, 1 - alpha)))
+    psi = float(_psi(one, other))
+    calibrated = (1 + int((psis >= psi - 1e-12).sum())) / (DRAWS + 1)
+    p = min(1.0, 2 * min(chi_square(pairs)[1], calibrated))
+    return Categories(Shift(p, distance, chance), len(pairs), psi, float(np.quantile(psis, 1 - alpha)))
 
 
 def chi_square(pairs: Sequence[tuple[int, int]]) -> tuple[float, float]:
@@ -239,7 +245,7 @@ def benjamini_hochberg(ps: Sequence[float]) -> list[float]:
 def smallest_shift(bins: int, golden: int, production: int, *, alpha: float, power: float = 0.8) -> float:
     """What a value of average share must gain for the chi-square test to notice it with this power; 1 for nothing less.
 
-    By the noncentral chi-square distribution; the other values shrink in proportion.
+    By the noncentral chi-square distribution; the other values shrink in proportion. Calibrated PSI may notice sooner.
     """
     if bins < 2 or not golden or not production:
         return 1.0
@@ -271,6 +277,24 @@ def cases_for_shift(shift: float, bins: int, production: int, *, alpha: float, p
         middle = (low + high) // 2
         low, high = (low, middle) if noticed(middle) else (middle, high)
     return high
+
+
+def smallest_distance(golden: int, production: int, *, alpha: float, power: float = 0.8) -> float:
+    """The distance between two distributions that `numbers` notices with this power, wherever it lies."""
+    return min(1.0, _quantiles(alpha, power) * math.sqrt(1 / golden + 1 / production)) if golden and production else 1.0
+
+
+def cases_for_distance(distance: float, production: int, *, alpha: float, power: float = 0.8) -> int:
+    """How many golden cases notice this distance; 0 if no number does beside so little production."""
+    needed = (_quantiles(alpha, power) / distance) ** 2
+    return math.ceil(needed * production / (production - needed)) if production > needed else 0
+
+
+def _quantiles(alpha: float, power: float) -> float:
+    """The critical value, and how far above it the mean must lie; a difference of shares varies most at one half."""
+    from scipy.special import kolmogi, ndtri
+
+    return float(kolmogi(alpha)) + float(ndtri(power)) / 2
 
 
 def _root(rising: Callable[[float], float], low: float, high: float) -> float:
