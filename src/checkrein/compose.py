@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import msgspec
@@ -25,14 +25,14 @@ from checkrein.policy.cases import CaseResult
 from checkrein.policy.cases import run as run_policy_tests
 from checkrein.policy.effect import Effect
 from checkrein.policy.explain import PolicyExplained
-from checkrein.services import metrics
+from checkrein.services import drift, metrics
 from checkrein.services.access_requests import AccessRequests
 from checkrein.services.approvals import Approvals
 from checkrein.services.arms import Arms
 from checkrein.services.audit import Audit
 from checkrein.services.gates import Answerer
 from checkrein.services.gateway import Gateway
-from checkrein.services.golden import read_golden
+from checkrein.services.golden import Golden, read_golden
 from checkrein.services.idempotency import Idempotency
 from checkrein.services.ids import noise
 from checkrein.services.keys import Keys
@@ -72,6 +72,8 @@ GOLDEN = "golden"
 RELOAD_EVERY_S = 1.0
 #: how often it looks for approvals whose time is over; deadlines are kept whether it does or not
 SWEEP_EVERY_S = 30.0
+#: how often it looks whether a drift report is due
+DRIFT_EVERY_S = 60.0
 #: how often a server looks for a checkpoint that witnesses have not seen
 WITNESS_EVERY_S = 5.0
 
@@ -132,6 +134,15 @@ class System:
         self.killswitch = KillSwitch(store, self.clock)
         self.audit = Audit(store, data)
         self.payloads = _privacy(store, vault, data, self.config)
+        self.drift = drift.Schedule(
+            store,
+            self.clock,
+            self.config.drift,
+            cases=self.golden,
+            decider=self._golden_decider,
+            every_us=parse_span(self.config.drift.every) * 1_000_000,
+            since_us=parse_span(self.config.drift.since) * 1_000_000,
+        )
         self.witnesses = Pusher(configured_witnesses(self.config), store, data, every_s=WITNESS_EVERY_S)
         self.gateway = Gateway(
             store,
@@ -212,19 +223,31 @@ class System:
 
     def _known(self) -> metrics.Known:
         """What the measures go by: the tools of the policies that decide now, and the golden cases of the folder."""
-        pdp = production_pdp(self, self.pdp.bundle, self.config.environment)
-        manifests = pdp.bundle.manifests
+        manifests = self.pdp.bundle.manifests
 
         def has_side_effects(action: str) -> bool:
             return action != PROMPT and manifests.resolve(action).effects != (Effect.READ,)
 
         try:
-            cases = read_golden({path.name: path.read_bytes() for path in (self.folder / GOLDEN).glob("*.jsonl")})
-        except (BadRequest, OSError) as error:
-            why_not = str(error) if isinstance(error, BadRequest) else "the golden cases cannot be read"
-            return metrics.Known(has_side_effects=has_side_effects, why_not=why_not)
-        usual = metrics.usual(cases, lambda request: pdp.decide(Asked(request)))
-        return metrics.Known(has_side_effects=has_side_effects, usual=usual)
+            cases = self.golden()
+        except BadRequest as error:
+            return metrics.Known(has_side_effects=has_side_effects, why_not=str(error))
+        if not cases:
+            return metrics.Known(has_side_effects=has_side_effects, why_not="there are no golden cases")
+        return metrics.Known(has_side_effects=has_side_effects, usual=metrics.usual(cases, self._golden_decider()))
+
+    def golden(self) -> list[Golden]:
+        """The golden cases of the folder, as they are now; raises `BadRequest` for what is none."""
+        try:
+            files = {path.name: path.read_bytes() for path in (self.folder / GOLDEN).glob("*.jsonl")}
+        except OSError as error:
+            raise BadRequest("the golden cases cannot be read", hint=f"look at `{self.folder / GOLDEN}`") from error
+        return read_golden(files) if files else []
+
+    def _golden_decider(self) -> Callable[[Request], Decision]:
+        """Decides golden cases as the policies of now do, in this environment; nothing is recorded."""
+        pdp = production_pdp(self, self.pdp.bundle, self.config.environment)
+        return lambda request: pdp.decide(Asked(request))
 
     def telling(self) -> Outbox:
         """While the block runs, the configured webhooks are told of what is recorded."""
@@ -243,13 +266,22 @@ class System:
     def warnings(self) -> tuple[str, ...]:
         """What to look at, although it keeps nothing from running."""
         killed: list[str] = []
+        drifted: tuple[str, ...] = ()
         with suppress(StoreUnavailable):  # `failing` says so
             killed = [f"killed: {switch.target} ({switch.reason})" for switch in self.killswitch.killed()]
-        return (*self.reloader.warnings(), *self.witnesses.warnings(), *killed)
+            drifted = self.drift.warnings()
+        return (*self.reloader.warnings(), *self.witnesses.warnings(), *killed, *drifted)
 
     def watching(self) -> Watch:
         """While the block runs, what a server does beside its requests is done; see `look`."""
         return Watch(self.look, every_s=RELOAD_EVERY_S)
+
+    def comparing(self) -> AbstractContextManager[object]:
+        """While the block runs, production is compared with the golden set when that is due.
+
+        Apart from `watching`: counting a week takes time, and a rollout that must go back has none.
+        """
+        return Watch(self.drift.tick, every_s=DRIFT_EVERY_S) if self.config.drift.scheduled else nullcontext()
 
     def look(self) -> None:
         """Take new policies from where these came from, move a rollout on, and let approvals expire.

@@ -25,6 +25,7 @@ from checkrein.model import CheckreinError, LedgerInvalid, PolicyInvalid
 from checkrein.model.stamp import stamp
 from checkrein.policy.bundle import Bundle
 from checkrein.ports import Unit
+from checkrein.services.drift import last
 from checkrein.services.keys import Keys
 from checkrein.services.killswitch import KillSwitch, revival
 from checkrein.services.outbox import Deliveries
@@ -61,6 +62,7 @@ def examine(folder: Path, data: Path | None) -> tuple[list[Finding], tuple[Origi
         doctor.ask("approvers", doctor.approvers)
         doctor.ask("ledger", doctor.ledger)
         doctor.ask("store", doctor.store)
+        doctor.ask("drift", doctor.drift)
         doctor.ask("disk", doctor.disk)
         doctor.ask("upstreams", doctor.upstreams)
         doctor.ask("webhooks", doctor.webhooks)
@@ -159,6 +161,24 @@ class _Doctor:
                 yield Finding("warn", "kill switch", found, f"`{revival(switch.target)}` when it may run again")
         finally:
             store.close()
+
+    def drift(self) -> Iterator[Finding]:
+        """What the last report of a server said."""
+        if not self._data.database.exists():
+            return
+        store = SqliteStore(self._data, SystemClock())
+        try:
+            found = last(store)
+        finally:
+            store.close()
+        if found is None:
+            return
+        if found.problem:
+            yield Finding("warn", "drift", found.problem, "mend it: no report can be made until then")
+        if found.ran_us:
+            hint = "" if found.settled else f"run `checkrein drift report --suggest FILE --dir {self._folder}`"
+            told = f"{found.told} ({stamp(found.ran_us)[:10]})"
+            yield Finding("ok" if found.settled else "warn", "drift", told, hint)
 
     def _store_to_be(self) -> Iterator[Finding]:
         """There is no store yet. Whether one can be made shows when a directory is made and taken away again."""

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from checkrein.compose import System
-from checkrein.flow.drift import Acted, Outcome, Seen
+from checkrein.compose import System, SystemClock, open_system
+from checkrein.doctor import examine
+from checkrein.flow.drift import Acted, Outcome, Seen, judge
 from checkrein.flow.limits import DriftLimits
 from checkrein.ledger import Draft
 from checkrein.model import Action, LedgerInvalid, Request, Resource, Subject, Unauthorized
@@ -211,3 +217,193 @@ def test_without_an_auditor_a_case_has_no_arguments_but_the_roles_of_now(system:
     assert case.request.action.input == {}
     assert case.request.subject.roles == ("finance",)
     assert case.request.subject.id == "subject-1"
+
+
+# --- by itself
+
+WEEK_US = 7 * 24 * 3600 * 1_000_000
+
+
+class MovingClock:
+    """Begins a minute from now, after all that a test records, and goes where it is told."""
+
+    def __init__(self) -> None:
+        self.us = SystemClock().now_us() + 60_000_000
+
+    def now_us(self) -> int:
+        return self.us
+
+
+def scheduled(system: System, clock: MovingClock, golden: Callable[[], list] | None = None) -> drift.Schedule:
+    return drift.Schedule(
+        system.store,
+        clock,
+        DriftLimits(notice=0.25),
+        cases=golden or (lambda: reading(200)),
+        decider=lambda: decide(system),
+        every_us=WEEK_US,
+        since_us=2 * WEEK_US,
+    )
+
+
+def reading(count: int) -> list:
+    return cases(*({"id": str(at), "request": msgspec.to_builtins(request(path=f"/{at}"))} for at in range(count)))
+
+
+def alarms(system: System) -> list[dict]:
+    return [record.body["detail"] for record in system.store.records(RecordQuery(kinds=("drift.alarm",)))]
+
+
+def test_the_first_report_is_made_when_production_is_a_week_old(system: System):
+    clock = MovingClock()
+    schedule = scheduled(system, clock)
+    assert schedule.tick() is None  # there is no production
+    ask(system, *(request(path=f"/{at}") for at in range(20)))
+    clock.us += WEEK_US - 60_000_000
+    assert schedule.tick() is None
+    clock.us += 120_000_000
+    made = schedule.tick()
+    assert made is not None
+    assert (made.cases, made.actions) == (200, 20)
+    found = drift.last(system.store)
+    assert (found.ran_us, found.outcome, found.told) == (clock.us, made.outcome.value, made.told)
+    clock.us += WEEK_US - 1
+    assert schedule.tick() is None
+    clock.us += 1
+    assert schedule.tick() is not None
+
+
+def test_what_drifted_is_recorded_once_and_warned_of_until_it_no_longer_is(system: System):
+    clock = MovingClock()
+    ask(system, *(request("transfer_funds", "bank", to="x", amount=at) for at in range(60)))
+    clock.us += WEEK_US
+    one, other = scheduled(system, clock), scheduled(system, clock)
+    assert [made is not None for made in (one.tick(), other.tick(), one.tick())] == [True, False, False]
+    (alarm,) = alarms(system)
+    assert alarm["told"].startswith("production has drifted from the golden set: action")
+    assert alarm["new"] == [{"action": "transfer_funds", "count": 60}]
+    assert {found["name"] for found in alarm["findings"]} >= {"action", "outcome", "text"}
+    assert other.warnings() == (f"drift: {alarm['told']}",)
+    assert system.warnings() == other.warnings()
+    agreeing = cases(
+        *(
+            {"id": str(at), "request": msgspec.to_builtins(request("transfer_funds", "bank", to="x", amount=at % 60))}
+            for at in range(200)
+        )
+    )
+    clock.us += WEEK_US - 1_000_000
+    assert scheduled(system, clock, lambda: agreeing).tick() is None
+    clock.us += 1_000_000
+    assert scheduled(system, clock, lambda: agreeing).tick() is not None
+    assert system.warnings() == ()
+    assert len(alarms(system)) == 1
+
+
+def test_a_process_that_dies_over_a_report_leaves_it_to_the_next(system: System):
+    class Died(BaseException):
+        pass
+
+    def dies() -> Callable:
+        raise Died
+
+    clock = MovingClock()
+    ask(system, request(path="/a"))
+    clock.us += WEEK_US
+    dying = scheduled(system, clock)
+    dying._decider = dies
+    with pytest.raises(Died):
+        dying.tick()
+    other = scheduled(system, clock)
+    assert other.tick() is None  # it may still be at work
+    clock.us += drift.LEASE_US
+    assert other.tick() is not None
+
+
+def test_two_processes_that_see_it_due_at_once_make_one_report(system: System):
+    clock = MovingClock()
+    ask(system, *(request("transfer_funds", "bank", to="x", amount=at) for at in range(60)))
+    clock.us += WEEK_US
+    together = threading.Barrier(4)
+
+    def meet() -> list:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(timeout=10)
+        return reading(200)
+
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: scheduled(system, clock, meet).tick(), range(4)))
+    assert sum(report is not None for report in made) == 1
+    assert len(alarms(system)) == 1
+
+
+def test_golden_cases_that_cannot_be_read_are_told_and_tried_again(system: System, folder: Path):
+    clock = MovingClock()
+    ask(system, request(path="/a"))
+    clock.us += WEEK_US
+    (folder / "golden").mkdir()
+    (folder / "golden/a.jsonl").write_text("{")
+    schedule = scheduled(system, clock, system.golden)
+    assert schedule.tick() is None
+    ((warning),) = schedule.warnings()
+    assert "a.jsonl:1" in warning
+    (folder / "golden/a.jsonl").write_text('{"prompt": "hello"}')
+    clock.us += drift.LEASE_US
+    assert schedule.tick() is not None
+    assert schedule.warnings() == ()
+
+
+def test_without_golden_cases_nothing_is_due(system: System):
+    clock = MovingClock()
+    ask(system, request(path="/a"))
+    clock.us += WEEK_US
+    assert scheduled(system, clock, system.golden).tick() is None
+    assert drift.last(system.store) is None
+
+
+def test_a_clock_that_went_back_delays_no_report(system: System):
+    clock = MovingClock()
+    ask(system, request(path="/a"))
+    clock.us += 10 * WEEK_US
+    schedule = scheduled(system, clock)
+    assert schedule.tick() is not None
+    clock.us -= 5 * WEEK_US
+    assert schedule.tick() is not None
+
+
+def test_an_alarm_fits_a_record_whatever_actions_are_called(system: System):
+    golden, production = tallied(read=300), Seen()
+    for at in range(3000):
+        name = f"{at % 60}" + "\U0001f600" * 510
+        production.add(Acted(name, f"tool/{name}", "red", "deny", 10))
+    made = judge(golden, production, DriftLimits(), named="sha256:00", since_us=0, until_us=1)
+    assert made.outcome is Outcome.DRIFT
+    system.store.commit(Unit((drift.alarm(made),))).result()
+    assert len(alarms(system)) == 1
+
+
+def test_a_server_compares_by_itself(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("checkrein.compose.DRIFT_EVERY_S", 0.01)
+    (folder / "golden").mkdir()
+    (folder / "golden/a.jsonl").write_text('{"prompt": "hello"}')
+    system = open_system(folder, flags={"drift.every": "1s"})
+    try:
+        ask(system, request(path="/a"))
+        with system.comparing():
+            deadline = time.monotonic() + 60
+            while (found := drift.last(system.store)) is None or not found.outcome:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+    finally:
+        system.close()
+    assert (found.cases, found.outcome) == (1, "not_enough_evidence")
+    findings, _ = examine(folder, None)
+    (told,) = [finding for finding in findings if finding.what == "drift"]
+    assert (told.verdict, told.found.startswith("not enough evidence")) == ("warn", True)
+
+
+def test_a_server_that_is_not_scheduled_compares_nothing(folder: Path):
+    system = open_system(folder, flags={"drift.scheduled": False})
+    try:
+        assert isinstance(system.comparing(), contextlib.nullcontext)
+    finally:
+        system.close()

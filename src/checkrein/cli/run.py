@@ -107,7 +107,13 @@ def serve(
         for name, given in sorted(opened.config.upstreams.items()):
             say(f"upstream `{name}`: {given.base_url}, models {', '.join(given.models) or 'none'}")
         _log_to_stderr()
-        with opened.telling(), opened.witnesses, opened.watching() as watch, _on_hangup(watch.nudge):
+        with (
+            opened.telling(),
+            opened.witnesses,
+            opened.comparing(),
+            opened.watching() as watch,
+            _on_hangup(watch.nudge),
+        ):
             run(
                 app,
                 server.host,

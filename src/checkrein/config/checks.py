@@ -122,10 +122,11 @@ def _check_drift(given: DriftConfig, places: Places) -> None:
     for field in ("alpha", "floor", "notice"):
         if not 0 < getattr(given, field) < 1:
             raise places.error(f"drift.{field}", "is not between 0 and 1", "two points in a hundred are `0.02`")
-    try:
-        parse_span(given.since)
-    except BadRequest as error:
-        raise places.error("drift.since", "is not a length of time", error.hint) from error
+    for field in ("since", "every"):
+        try:
+            parse_span(getattr(given, field))
+        except BadRequest as error:
+            raise places.error(f"drift.{field}", "is not a length of time", error.hint) from error
 
 
 def _check_webhook(name: str, given: WebhookConfig, places: Places) -> None:

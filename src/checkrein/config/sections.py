@@ -107,9 +107,14 @@ class GateConfig(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class DriftConfig(DriftLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When production counts as different from the golden set, and of how long a time production is looked at."""
+    """When production counts as different from the golden set, and of how long a time production is looked at.
+
+    A server that is `scheduled` reports by itself, once in `every`.
+    """
 
     since: str = "7d"
+    scheduled: bool = True
+    every: str = "7d"
 
 
 class RolloutConfig(Plan, frozen=True, kw_only=True, forbid_unknown_fields=True):

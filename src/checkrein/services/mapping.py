@@ -63,6 +63,7 @@ KINDS = (
     Kind("rollout.step", ENTITY, 3, entity="rollout"),
     Kind("rollout.rollback", ENTITY, 3, severity=3, entity="rollout"),
     Kind("gate.verdict", ENTITY, 3, entity="rollout"),
+    Kind("drift.alarm", ENTITY, 99, severity=3, entity="golden set"),
     Kind("admin.key_created", ENTITY, 1, entity="API key"),
     Kind("admin.key_rotated", ENTITY, 3, entity="API key"),
     Kind("admin.key_revoked", ENTITY, 9, entity="API key"),
