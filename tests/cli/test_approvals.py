@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,3 +89,30 @@ def test_one_person_counts_once(folder: Path, cli: Run, asking: Callable[..., Pa
     late = cli("approvals", "deny", id, "--as", "bob", "--dir", folder)
     assert late.code == 1
     assert f"error: approval `{id}` is approved, no longer pending" in late.err
+
+
+def test_who_goes_away_gives_their_vote_to_somebody_and_takes_it_back(waiting: str, folder: Path, cli: Run) -> None:
+    config = folder / "checkrein.toml"
+    config.write_text(config.read_text() + "\n[people.dave]\n")
+    assert "nobody stands in" in cli("approvals", "delegate", "--dir", folder).err
+    given = cli("approvals", "delegate", "dave", "--as", "bob", "--until", "2999-12-31", "--dir", folder)
+    assert "longer than 366 days" in given.err
+    until = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=3)).date().isoformat()
+    assert cli("approvals", "delegate", "dave", "--as", "bob", "--until", until, "--dir", folder).code == 0
+    (row,) = cli("approvals", "delegate", "--dir", folder, "-o", "json").json()
+    assert (row["person"], row["delegate"], row["by"]) == ("bob", "dave", "bob")
+    assert "bob, carol, dave for bob" in cli("approvals", "show", waiting, "--dir", folder).out
+    assert cli("approvals", "delegate", "--as", "bob", "--end", "--dir", folder).code == 0
+    ran = cli("approvals", "approve", waiting, "--as", "dave", "--for", "bob", "--dir", folder)
+    assert (ran.code, "`dave` does not stand in for `bob`" in ran.err) == (1, True)
+
+
+def test_an_absence_is_listed_and_its_delegate_votes(waiting: str, folder: Path, cli: Run) -> None:
+    config = folder / "checkrein.toml"
+    away = 'roles = ["finance"]\ndelegate = "dave"\naway = ["2020-01-01..2999-12-31"]\n[people.dave]'
+    config.write_text(config.read_text().replace('roles = ["finance"]', away, 1))
+    (row,) = cli("approvals", "delegate", "--dir", folder, "-o", "json").json()
+    assert (row["person"], row["delegate"], row["by"]) == ("bob", "dave", "checkrein.toml")
+    ran = cli("approvals", "approve", waiting, "--as", "dave", "--dir", folder)
+    assert "is approved" in ran.err
+    assert "vote of dave for bob" in cli("approvals", "show", waiting, "--dir", folder).out

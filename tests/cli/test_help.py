@@ -15,7 +15,7 @@ Run = Callable[..., Any]
 #: every verb here works on a deployment; those that answer can answer in JSON
 VERBS = (
     *("init", "check", "test", "doctor", "decide", "activity", "metrics"),
-    *("approvals list", "approvals show", "approvals approve", "approvals deny"),
+    *("approvals list", "approvals show", "approvals approve", "approvals deny", "approvals delegate"),
     *("audit list", "audit show", "audit tail", "audit verify"),
     *("keys create", "keys list", "keys rotate", "keys revoke", "keys rotate-signer"),
     *("kill", "revive", "killed"),

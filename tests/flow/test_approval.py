@@ -17,6 +17,7 @@ from checkrein.flow.approval import (
     State,
     Vote,
     VoteRefused,
+    best,
     move,
     vote,
 )
@@ -92,6 +93,38 @@ def test_the_first_denial_ends_it():
     assert after.state is State.DENIED
     with pytest.raises(IllegalEvent):
         vote(after, by("carol"))
+
+
+def for_bob(voter: str = "carol", *, via: tuple[str, ...] = (), approve: bool = True) -> Vote:
+    """A vote of `voter` in the place of bob, with bob's roles."""
+    return msgspec.structs.replace(by(voter, "finance", approve=approve), on_behalf_of="bob", via=via)
+
+
+def test_a_delegate_uses_up_the_vote_of_both():
+    first = vote(approval(Factor(2, "finance")), for_bob())
+    assert first.state is State.PENDING
+    for again in (by("bob"), by("carol"), for_bob("dave")):
+        with pytest.raises(VoteRefused) as refused:
+            vote(first, again)
+        assert refused.value.code == "voted"
+    assert vote(first, by("dave")).state is State.APPROVED
+
+
+@pytest.mark.parametrize("chain", [("carol",), ("bob",), ("erin",)])
+def test_nobody_on_the_principal_chain_votes_or_passes_a_vote_on(chain: tuple[str, ...]):
+    asked = msgspec.structs.replace(approval(), chain=chain)
+    with pytest.raises(VoteRefused) as refused:
+        vote(asked, for_bob(via=("erin",)))
+    assert refused.value.code == "own_request"
+
+
+def test_of_a_persons_votes_the_one_that_helps_is_cast():
+    asked = approval(Factor(1, "finance"), Factor(1, "security"))
+    begun = vote(asked, by("dave", "finance"))
+    own, given = by("carol", "finance"), msgspec.structs.replace(by("carol", "security"), on_behalf_of="bob")
+    after, cast = best(begun, [own, given])
+    assert (after.state, cast.on_behalf_of) == (State.APPROVED, "bob")
+    assert best(asked, [own, given])[1] is own
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from checkrein.cli import (
     replay,
     rollout,
     run,
+    standing,
     tail,
     webhooks,
 )
@@ -73,6 +74,7 @@ analysis.register(app)
 replay.register(app)
 metrics.register(app)
 app.add_typer(approvals.app, name="approvals")
+standing.register(approvals.app)
 app.add_typer(audit.app, name="audit")
 audit.register(app)
 tail.register(audit.app)

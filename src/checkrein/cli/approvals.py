@@ -10,19 +10,20 @@ import msgspec
 import typer
 
 from checkrein.cli.common import HERE, Data, Dir, Format, Output, examples, print_json, say, system
+from checkrein.cli.standing import As, known
 from checkrein.cli.tables import print_facts, print_table
-from checkrein.flow.approval import Approval, State
-from checkrein.model import BadRequest
+from checkrein.flow.approval import Approval, State, Vote
 from checkrein.model.stamp import stamp
 
 if TYPE_CHECKING:
-    from checkrein.compose import System
+    from checkrein.services.approvals import Seat
 
 app = typer.Typer(help="See what waits for people, approve or deny it.", no_args_is_help=True, rich_markup_mode=None)
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The approval's id, `apr_...`; its beginning is enough.")]
-As = Annotated[
-    str, typer.Option("--as", metavar="PERSON", help="Who acts: a person under `[people]` in checkrein.toml.")
+For = Annotated[
+    str,
+    typer.Option("--for", metavar="PERSON", help="In whose place, for a delegate.", show_default="whoever it helps"),
 ]
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; the approval keeps it.")]
 
@@ -98,8 +99,9 @@ def show(id: Id, dir: Dir = HERE, data: Data = None, output: Format = Output.TAB
         approval = opened.approvals.get(id)
         manifest = opened.pdp.bundle.manifests.get(approval.request().action.name)
         now_us = opened.clock.now_us()
+        voters = [seat for seat in opened.approvals.voters(approval) if seat.needed]
     if output is Output.JSON:
-        print_json(_json(approval, now_us))
+        print_json(_json(approval, now_us) | {"may_agree": voters})
         return
     request = approval.request()
     control = manifest.control if manifest else ()
@@ -107,6 +109,7 @@ def show(id: Id, dir: Dir = HERE, data: Data = None, output: Format = Output.TAB
         ("id", approval.id),
         ("state", approval.status(now_us).value),
         ("who", f"{approval.requester.id}" + (f" through {approval.agent}" if approval.agent else "")),
+        ("principals", ", ".join(approval.chain)),
         ("action", f"{request.action.name} on {request.resource.type} {request.resource.id}"),
         *(
             (f"  {name}{' (steers it)' if name in control else ''}", _text(value))
@@ -123,7 +126,8 @@ def show(id: Id, dir: Dir = HERE, data: Data = None, output: Format = Output.TAB
         ),
         ("reason", "required" if approval.requirement.reason_required else ""),
         ("still needed", ", ".join(approval.missing()) if approval.state is State.PENDING else ""),
-        *((f"vote of {cast.voter}", _cast(cast.approve, cast.reason, cast.simulated)) for cast in approval.votes),
+        ("may agree", ", ".join(map(_seat, voters)) if approval.state is State.PENDING else ""),
+        *((f"vote of {_name(cast.voter, cast.on_behalf_of)}", _cast(cast)) for cast in approval.votes),
         ("asked at", stamp(approval.created_us)),
         ("until", stamp(approval.deadline_us)),
         ("trace id", approval.trace_id),
@@ -137,14 +141,20 @@ def show(id: Id, dir: Dir = HERE, data: Data = None, output: Format = Output.TAB
     epilog=examples('checkrein approvals approve apr_1a2b --as bob --reason "legal agreed"'),
 )
 def approve(
-    id: Id, who: As = "", reason: Reason = "", dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE
+    id: Id,
+    who: As = "",
+    reason: Reason = "",
+    behalf: For = "",
+    dir: Dir = HERE,
+    data: Data = None,
+    output: Format = Output.TABLE,
 ) -> None:
     """Approve: the exact action shown may run, once, when it is sent again.
 
     The person must hold a role that is still needed, and cannot vote on what they asked for. A vote that does not
     count is refused, and recorded.
     """
-    after = _vote(id, who, True, reason, dir, data, output)
+    after = _vote(id, who, True, reason, behalf, dir, data, output)
     if after.state is State.APPROVED:
         say(f"{after.id} is approved; it runs once when the same request is sent again")
     else:
@@ -156,42 +166,48 @@ def approve(
     epilog=examples('checkrein approvals deny apr_1a2b --as bob --reason "wrong recipients"'),
 )
 def deny(
-    id: Id, who: As = "", reason: Reason = "", dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE
+    id: Id,
+    who: As = "",
+    reason: Reason = "",
+    behalf: For = "",
+    dir: Dir = HERE,
+    data: Data = None,
+    output: Format = Output.TABLE,
 ) -> None:
     """Deny: the action will not run. One denial ends it, whoever else has approved."""
-    after = _vote(id, who, False, reason, dir, data, output)
+    after = _vote(id, who, False, reason, behalf, dir, data, output)
     say(f"{after.id} is {after.state}")
 
 
-def _vote(id: str, who: str, approve: bool, reason: str, dir: Path, data: Path | None, output: Output) -> Approval:
+def _vote(
+    id: str, who: str, approve: bool, reason: str, behalf: str, dir: Path, data: Path | None, output: Output
+) -> Approval:
     with system(dir, data) as opened:
-        roles = _roles(opened, who)
-        after = opened.approvals.vote(id, voter=who, roles=roles, approve=approve, reason=reason, auth="local")
+        known(opened, who)
+        after = opened.approvals.vote(id, voter=who, approve=approve, reason=reason, on_behalf_of=behalf, auth="local")
         now_us = opened.clock.now_us()
     if output is Output.JSON:
         print_json(_json(after, now_us))
     return after
 
 
-def _roles(system: System, who: str) -> tuple[str, ...]:
-    """The roles of the person who acts; raises `BadRequest` for somebody this deployment does not know."""
-    people = system.config.people
-    if who not in people:
-        message = f"`{who}` is not among the people of this deployment" if who else "nobody is named who votes"
-        names = ", ".join(sorted(people)) or "nobody yet"
-        raise BadRequest(message, hint=f"give `--as PERSON`; `[people.NAME]` in checkrein.toml knows: {names}")
-    return system.approvals.people.roles(who)
-
-
 def _text(value: object) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def _cast(approve: bool, reason: str, simulated: bool) -> str:
-    words = ["approved" if approve else "denied"]
-    if reason:
-        words.append(f"({reason})")
-    if simulated:
+def _name(person: str, on_behalf_of: str) -> str:
+    return f"{person} for {on_behalf_of}" if on_behalf_of else person
+
+
+def _seat(seat: Seat) -> str:
+    return _name(seat.person, seat.on_behalf_of)
+
+
+def _cast(cast: Vote) -> str:
+    words = ["approved" if cast.approve else "denied"]
+    if cast.reason:
+        words.append(f"({cast.reason})")
+    if cast.simulated:
         words.append("[simulated]")
     return " ".join(words)
 

@@ -27,6 +27,7 @@ from checkrein.config.sections import (
 from checkrein.flow.limits import Targets
 from checkrein.ledger.checkpoint import COSIGNATURE, VerifierKey
 from checkrein.model import BadRequest, ConfigError, Level, Outcome
+from checkrein.model.people import Absence
 from checkrein.model.requirement import parse_factors, parse_span
 from checkrein.model.retention import FLOOR_DAYS, Retention
 
@@ -50,11 +51,25 @@ def check(config: Config, places: Places) -> None:
 
 def _check_people(config: Config, places: Places) -> None:
     """Who is named must be somebody: an on-call list of strangers would let nobody vote."""
+    for name, agent in config.agents.items():
+        _check_known(f"agents.{name}.owner", agent.owner, config, places)
+    for name, person in config.people.items():
+        if person.away and not person.delegate:
+            raise places.error(f"people.{name}.away", "names no delegate", "add `delegate`, or leave it out")
+        if person.delegate == name:
+            raise places.error(f"people.{name}.delegate", "is the same person", "name somebody else")
+        if person.delegate:
+            _check_known(f"people.{name}.delegate", person.delegate, config, places)
+        for span in person.away:
+            try:
+                Absence.parse(span)
+            except BadRequest as error:
+                raise places.error(f"people.{name}.away", f"cannot be read: {error}", error.hint) from error
     for name, listed in config.oncall.items():
         if not listed.people:
             raise places.error(f"oncall.{name}.people", "is empty", "name people, or leave the list out")
-        for person in listed.people:
-            _check_known(f"oncall.{name}.people", person, config, places)
+        for listed_name in listed.people:
+            _check_known(f"oncall.{name}.people", listed_name, config, places)
 
 
 def _check_known(name: str, person: str, config: Config, places: Places) -> None:

@@ -6,7 +6,7 @@ import msgspec
 
 from checkrein.flow.limits import DriftLimits, Limits, Targets
 from checkrein.flow.rollout import Kind, Plan
-from checkrein.model.people import People
+from checkrein.model.people import Absence, People
 from checkrein.model.people import Person as KnownPerson
 from checkrein.model.requirement import Requirement, parse_factors, parse_span
 from checkrein.model.retention import Retention
@@ -57,6 +57,15 @@ class Person(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     roles: tuple[str, ...] = ()
     email: str = ""
+    #: who votes in their place while they are away, and when that is: `"2026-12-20..2027-01-06"`
+    delegate: str = ""
+    away: tuple[str, ...] = ()
+
+
+class Agent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An agent, and the person it belongs to."""
+
+    owner: str
 
 
 class Oncall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -144,6 +153,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upstreams: dict[str, UpstreamConfig] = {}
     people: dict[str, Person] = {}
     oncall: dict[str, Oncall] = {}
+    agents: dict[str, Agent] = {}
     webhooks: dict[str, WebhookConfig] = {}
     witnesses: dict[str, WitnessConfig] = {}
     retention: Retention = Retention()
@@ -154,8 +164,20 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def directory(self) -> People:
         """The people of this deployment, as votes see them."""
-        people = {name: KnownPerson(roles=person.roles, email=person.email) for name, person in self.people.items()}
-        return People(people=people, oncall={name: listed.people for name, listed in self.oncall.items()})
+        people = {
+            name: KnownPerson(
+                roles=person.roles,
+                email=person.email,
+                delegate=person.delegate,
+                away=tuple(map(Absence.parse, person.away)),
+            )
+            for name, person in self.people.items()
+        }
+        return People(
+            people=people,
+            oncall={name: listed.people for name, listed in self.oncall.items()},
+            agents={name: agent.owner for name, agent in self.agents.items()},
+        )
 
 
 #: sections whose fields flags and the environment may set, with the type of the section
@@ -173,6 +195,7 @@ NAMED: dict[str, type[msgspec.Struct]] = {
     "upstreams": UpstreamConfig,
     "people": Person,
     "oncall": Oncall,
+    "agents": Agent,
     "webhooks": WebhookConfig,
     "witnesses": WitnessConfig,
 }

@@ -233,9 +233,7 @@ def _voters(approval: Approval) -> list[str]:
 
 def who_may(system: System, approval: Approval) -> str:
     """Somebody of this deployment whose vote would count; empty when it knows nobody."""
-    wanted, barred = set(_every_role(approval)), {approval.requester.id, approval.agent, *_voters(approval)}
-    people = sorted(system.config.people.items())
-    return next((name for name, person in people if wanted & set(person.roles) and name not in barred), "")
+    return next((seat.person for seat in system.approvals.voters(approval)), "")
 
 
 def prepare(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 `action`    one governed action, from submission to the recorded end
 `approval`  a durable request to people: pending, decided, used
+`delegation` who votes in whose place
 `delivery`  how far a destination outside has been told, and when to try again
 `drift`     whether production still looks like the golden set, from counts of both
 `promotion` the verdict of a gate, from figures; `limits` is what a challenger must keep

@@ -7,6 +7,7 @@ but the last ones is left exactly once, which the store's compare-and-set on `ve
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -71,9 +72,14 @@ class VoteRefused(CheckreinError):
 
 
 class Vote(msgspec.Struct, frozen=True, kw_only=True):
-    """One person's answer. `auth` says how they proved who they are; `shown` is the hash of what they saw."""
+    """One person's answer. `auth` says how they proved who they are; `shown` is the hash of what they saw.
+
+    A delegate votes `on_behalf_of` somebody, with that person's `roles`; `via` are those who passed it on in between.
+    """
 
     voter: str
+    on_behalf_of: str = ""
+    via: tuple[str, ...] = ()
     roles: tuple[str, ...]
     approve: bool
     reason: str = ""
@@ -82,6 +88,11 @@ class Vote(msgspec.Struct, frozen=True, kw_only=True):
     action_hash: str
     shown: str
     at_us: int
+
+    @property
+    def seats(self) -> frozenset[str]:
+        """Whose votes this one uses up."""
+        return frozenset({self.voter, self.on_behalf_of} - {""})
 
 
 class Approval(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +105,8 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
     action_hash: str
     requester: Subject
     agent: str
+    #: who else this is done for or belongs to: the agent's owner, and everybody on whose behalf it runs
+    chain: tuple[str, ...] = ()
     requirement: Requirement
     policies: tuple[str, ...]
     reasons: tuple[str, ...]
@@ -106,6 +119,11 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
     deadline_us: int
     votes: tuple[Vote, ...] = ()
     ended_us: int = 0
+
+    @property
+    def principals(self) -> frozenset[str]:
+        """The principal chain: none of these votes on it, by themselves or through others."""
+        return frozenset({self.requester.id, self.agent, *self.chain} - {""})
 
     def due(self, now_us: int) -> bool:
         """Whether the deadline has passed."""
@@ -129,6 +147,10 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
             if have < factor.count
         )
 
+    def needed(self) -> int:
+        """How many people must still agree."""
+        return self.requirement.people - sum(_assigned(self))
+
     def request(self) -> Request:
         return Request.from_json(self.action)
 
@@ -151,10 +173,9 @@ def eligible(approval: Approval, voter: str, roles: tuple[str, ...], now_us: int
 
     Who is asked follows from the age of the approval alone, so that no timer has to fire for an escalation.
     """
-    if voter in (approval.requester.id, approval.agent):
-        raise VoteRefused(
-            "own_request", f"`{voter}` asked for this action and cannot vote on it", hint="ask somebody else"
-        )
+    if voter in approval.principals:
+        role = "asked for this action" if voter == approval.requester.id else "stands on its principal chain"
+        raise VoteRefused("own_request", f"`{voter}` {role} and cannot vote on it", hint="ask somebody else")
     asked = approval.requirement.open_to(approval.age_s(now_us))
     if not set(asked) & set(roles):
         raise VoteRefused(
@@ -177,9 +198,12 @@ def vote(approval: Approval, cast: Vote) -> Approval:
         )
     if cast.action_hash != approval.action_hash:
         raise VoteRefused("stale_hash", "the vote is for another version of this action", hint="look at it again")
+    for name in (cast.voter, cast.on_behalf_of, *cast.via):
+        if name in approval.principals:
+            eligible(approval, name, cast.roles, now_us)
     eligible(approval, cast.voter, cast.roles, now_us)
-    if any(earlier.voter == cast.voter for earlier in approval.votes):
-        raise VoteRefused("voted", f"`{cast.voter}` has voted already", hint="one person, one vote")
+    for name in sorted(cast.seats & {seat for earlier in approval.votes for seat in earlier.seats}):
+        raise VoteRefused("voted", f"`{name}` has voted already", hint="one person, one vote")
     if approval.requirement.reason_required and not cast.reason.strip():
         raise VoteRefused("reason_required", "policy asks for a reason", hint="give one with `--reason`")
     voted = msgspec.structs.replace(approval, votes=(*approval.votes, cast))
@@ -188,6 +212,27 @@ def vote(approval: Approval, cast: Vote) -> Approval:
     if not voted.missing():
         return move(voted, Event.QUORUM, now_us)
     return msgspec.structs.replace(voted, version=approval.version + 1)
+
+
+def best(approval: Approval, casts: Sequence[Vote]) -> tuple[Approval, Vote]:
+    """The first of these votes that brings the approval nearer to its end, else the first that counts at all.
+
+    They are one person's: for themselves, and in the place of others. Raises what the first of them met if none counts.
+    """
+    counts: tuple[Approval, Vote] | None = None
+    refused: VoteRefused | None = None
+    for cast in casts:
+        try:
+            after = vote(approval, cast)
+        except VoteRefused as error:
+            refused = refused or error
+            continue
+        if after.state is not approval.state or after.needed() < approval.needed():
+            return after, cast
+        counts = counts or (after, cast)
+    if counts is None:
+        raise refused or VoteRefused("wrong_role", "nobody votes", hint="name who does")
+    return counts
 
 
 def _assigned(approval: Approval) -> list[int]:

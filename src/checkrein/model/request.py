@@ -12,6 +12,8 @@ from checkrein.model.json import JsonObject, canonical, fold
 
 #: the name of the action "talk to a model"; every other action name is a tool
 PROMPT = "prompt"
+#: people on whose behalf one action may be done
+MAX_BEHALF = 16
 
 
 class Subject(msgspec.Struct, frozen=True):
@@ -81,6 +83,9 @@ class Request(msgspec.Struct, frozen=True):
                 raise BadRequest(f"`{name}` is empty or longer than 512 characters", hint="name it")
         if not isinstance(request.action.properties.get("input", {}), dict):
             raise BadRequest("`action.properties.input` is not an object", hint="send the arguments by name")
+        given = request.context.get("on_behalf_of")
+        if given is not None and not request.on_behalf_of:
+            raise BadRequest("`context.on_behalf_of` names nobody", hint=f"list at most {MAX_BEHALF} names")
         return request
 
     @property
@@ -94,15 +99,21 @@ class Request(msgspec.Struct, frozen=True):
         value = agent.get("id", "") if isinstance(agent, dict) else ""
         return value if isinstance(value, str) else ""
 
-    def action_hash(self, bundle: str) -> str:
-        """SHA-256 (hex) of what an approval is bound to, `checkrein.action.v2`.
+    @property
+    def on_behalf_of(self) -> tuple[str, ...]:
+        """Who else this is done for, as `context.on_behalf_of` names them; none of them may approve it."""
+        return _names(self.context.get("on_behalf_of"))
 
-        Subject, agent, action and resource with all their properties, scope, environment and the policy version; no
-        prose, no transient ids. What differs here is another action and needs another approval.
+    def action_hash(self, bundle: str) -> str:
+        """SHA-256 (hex) of what an approval is bound to, `checkrein.action.v3`.
+
+        Subject, whom it is done for, agent, action and resource with all their properties, scope, environment and the
+        policy version; no prose, no transient ids. What differs here is another action and needs another approval.
         """
         fields = {
-            "v": "checkrein.action.v2",
+            "v": "checkrein.action.v3",
             "subject": [self.subject.type, self.subject.id],
+            "on_behalf_of": list(self.on_behalf_of),
             "agent": self.agent_id,
             "action": [self.action.name, fold({**self.action.properties, "input": self.action.input})],
             "resource": [self.resource.type, self.resource.id, fold(self.resource.properties)],
@@ -111,6 +122,16 @@ class Request(msgspec.Struct, frozen=True):
             "policy": bundle,
         }
         return hashlib.sha256(canonical(fields)).hexdigest()
+
+
+def _names(given: object) -> tuple[str, ...]:
+    """A name or a list of names, without repeats; empty for anything else."""
+    names = [given] if isinstance(given, str) else given
+    if not isinstance(names, list | tuple) or len(names) > MAX_BEHALF:
+        return ()
+    if not all(isinstance(name, str) and 0 < len(name) <= 512 for name in names):
+        return ()
+    return tuple(dict.fromkeys(names))
 
 
 def _lower(message: str) -> str:

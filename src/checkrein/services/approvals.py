@@ -23,22 +23,32 @@ from checkrein.flow.approval import (
     State,
     Vote,
     VoteRefused,
+    best,
     move,
-    vote,
 )
 from checkrein.ledger import Draft, Record
-from checkrein.model import Decision, NotFound, PolicyInvalid, Request, StoreConflict, StoreUnavailable
+from checkrein.model import ApiKey, Decision, NotFound, PolicyInvalid, Request, StoreConflict, StoreUnavailable
 from checkrein.model.json import canonical, fold
 from checkrein.model.people import People
 from checkrein.model.requirement import combine
 from checkrein.ports import Clock, Row, Save, Store, Unit
 from checkrein.services import records
+from checkrein.services.delegation import Delegations
+from checkrein.services.keys import ROOM as KEYS
 
 ROOM = "approval"
 PREFIX = "apr_"
 #: how often a vote is tried again after another process changed the approval
 ATTEMPTS = 32
 NOBODY = People()
+
+
+class Seat(msgspec.Struct, frozen=True):
+    """Somebody who may vote, perhaps in another's place; `needed` if their agreement would bring it on."""
+
+    person: str
+    on_behalf_of: str
+    needed: bool
 
 
 def row(approval: Approval) -> Row:
@@ -61,6 +71,7 @@ def view(approval: Approval) -> dict[str, object]:
         "id": approval.id,
         "requester": {"type": approval.requester.type, "id": approval.requester.id},
         "agent": approval.agent,
+        "chain": list(approval.chain),
         "action": approval.action.get("action", {}),
         "resource": approval.action.get("resource", {}),
         "risk": {"level": approval.risk.value, "factors": list(approval.factors)},
@@ -85,12 +96,13 @@ class Approvals:
         self._clock = clock
         self._key = key
         self.people = people
+        self.delegations = Delegations(store, clock, people)
 
-    def fresh(self, request: Request, decision: Decision, now_us: int) -> Approval:
+    def fresh(self, request: Request, decision: Decision, now_us: int, *, caller: str = "") -> Approval:
         """A new approval for exactly this action; not stored yet.
 
         An approved one that lives was not enough, or nobody would be asked. The new one is for its policies too:
-        only one approval is held against a decision.
+        only one approval is held against a decision. `caller` is the key that asked, if it was one.
         """
         requirement = decision.requirement
         if requirement is None:
@@ -111,6 +123,7 @@ class Approvals:
             action_hash=action_hash,
             requester=request.subject,
             agent=request.agent_id,
+            chain=self._chain(request, caller),
             requirement=requirement,
             policies=policies,
             reasons=reasons,
@@ -182,21 +195,20 @@ class Approvals:
         auth: str,
         shown: str = "",
         simulated: bool = False,
+        on_behalf_of: str = "",
     ) -> Approval:
         """Cast one vote. A vote that does not count is refused with its reason, and recorded.
 
         `roles` are those that the voter's key or token bears, else (`None`) those of `[people]`; on-call lists count
-        beside them.
+        beside them. A delegate's vote is their own where that helps, else that of somebody whose vote they hold;
+        `on_behalf_of` says whose.
         """
         id = self.get(id).id
         held = self.people.roles(voter) if roles is None else (*roles, *self.people.on_call(voter))
         for _ in range(ATTEMPTS):
-            approval = self.get(id)
+            approval = self._current(id)
             now_us = self._clock.now_us()
-            if approval.status(now_us) is not approval.state:
-                self._expire((approval,), now_us)
-                approval = self.get(id)
-            cast = Vote(
+            own = Vote(
                 voter=voter,
                 roles=held,
                 approve=approve,
@@ -210,7 +222,7 @@ class Approvals:
             try:
                 if shown and shown != shown_hash(approval):
                     raise VoteRefused("stale_view", "what was shown is not what stands there now", hint="look again")
-                after = vote(approval, cast)
+                after, cast = best(approval, self._casts(approval, own, on_behalf_of))
             except (VoteRefused, IllegalEvent) as error:
                 raise self.refused(id, voter, error, auth=auth) from None
             drafts: list[Draft] = [records.vote(after, cast, key=self._key)]
@@ -231,6 +243,69 @@ class Approvals:
         draft = records.vote_refused(self.get(id), voter, code=code, auth=auth, now_us=self._clock.now_us())
         self._store.commit(Unit(drafts=(draft,))).result()
         return error
+
+    def voters(self, approval: Approval) -> tuple[Seat, ...]:
+        """Who of `[people]` may vote on it now, those first whose agreement is still needed."""
+        approval, now_us = self._chained(approval), self._clock.now_us()
+        found: list[Seat] = []
+        for name in sorted(self.people.people):
+            own = Vote(
+                voter=name,
+                roles=self.people.roles(name),
+                approve=True,
+                reason="may",
+                auth="",
+                action_hash=approval.action_hash,
+                shown="",
+                at_us=now_us,
+            )
+            with contextlib.suppress(VoteRefused, IllegalEvent):
+                after, cast = best(approval, self._casts(approval, own, ""))
+                found.append(Seat(name, cast.on_behalf_of, after.needed() < approval.needed()))
+        return tuple(sorted(found, key=lambda seat: not seat.needed))
+
+    def _casts(self, approval: Approval, own: Vote, on_behalf_of: str) -> list[Vote]:
+        """The votes that one person could cast: their own, then those of whom they stand in for."""
+        barred = tuple(approval.principals)
+        given = [
+            msgspec.structs.replace(
+                own, roles=self.people.roles(found.delegator), on_behalf_of=found.delegator, via=found.via
+            )
+            for found in self.delegations.represented(own.voter, barred, own.at_us)
+            if on_behalf_of in ("", found.delegator)
+        ]
+        if on_behalf_of and not given:
+            raise VoteRefused(
+                "no_delegation",
+                f"`{own.voter}` does not stand in for `{on_behalf_of[:80]}` on this",
+                hint="`checkrein approvals delegate` lists who does; nobody on the principal chain is represented",
+            )
+        return given if on_behalf_of else [own, *given]
+
+    def _chain(self, request: Request, caller: str) -> tuple[str, ...]:
+        """Who belongs to the principal chain besides the subject and the agent, by configuration and by key."""
+        agent = request.agent_id
+        names = [*request.on_behalf_of, self.people.owner(agent)]
+        stored = self._store.row(KEYS, caller) if agent and caller.isprintable() else None
+        if stored is not None:
+            key = stored.read(ApiKey)
+            names += [key.owner] if key.agent == agent else []
+        return tuple(dict.fromkeys(name for name in names if name not in ("", request.subject.id, agent)))
+
+    def _chained(self, approval: Approval) -> Approval:
+        """With the owner that the agent has now: who takes an agent over does not vote on what it asked before."""
+        owner = self.people.owner(approval.agent)
+        if not owner or owner in approval.principals:
+            return approval
+        return msgspec.structs.replace(approval, chain=(*approval.chain, owner))
+
+    def _current(self, id: str) -> Approval:
+        """The approval as it is now: expired, if it is past its deadline and nobody swept."""
+        approval, now_us = self.get(id), self._clock.now_us()
+        if approval.status(now_us) is not approval.state:
+            self._expire((approval,), now_us)
+            approval = self.get(id)
+        return self._chained(approval)
 
     def sweep(self) -> int:
         """Expire what is past its deadline; the number of approvals that expired. Safe to run anywhere, any time.

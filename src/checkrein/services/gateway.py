@@ -345,7 +345,7 @@ class Gateway:
             return flow.Decided(decision=decision, now_us=now_us, spares=spares)
         states = (ApprovalState.PENDING,) if command.discharged else (ApprovalState.APPROVED, ApprovalState.PENDING)
         match = self._approvals.match(asked.request.action_hash(decision.bundle), states)
-        fresh = self._approvals.fresh(asked.request, decision, now_us)
+        fresh = self._approvals.fresh(asked.request, decision, now_us, caller=asking.caller)
         return flow.Decided(decision=decision, now_us=now_us, match=match, fresh=fresh)
 
     def _redact(self, request: Request, decision: Decision) -> tuple[Request, dict[str, int]]:

@@ -55,6 +55,8 @@ KINDS = (
     Kind("approval.expired", API, 3),
     Kind("approval.cancelled", API, 3),
     Kind("approval.used", API, 3),
+    Kind("approval.delegated", ENTITY, 1, entity="delegation"),
+    Kind("approval.undelegated", ENTITY, 9, entity="delegation"),
     Kind("execution.started", API, 99),
     Kind("execution.finished", API, 99),
     Kind("execution.unknown", API, 99, severity=4, status=0),

@@ -211,8 +211,16 @@ def vote(row: Approval, cast: Vote, *, key: bytes) -> Draft:
                 "simulated": cast.simulated,
                 "shown_hmac": commitment(key, cast.shown),
                 "took_us": max(0, cast.at_us - row.created_us),
+                **_in_place(cast),
             },
         },
+    )
+
+
+def _in_place(cast: Vote) -> dict[str, object]:
+    """Whose vote it is where a delegate gave it, and over whom it came."""
+    return (
+        {"on_behalf_of": cut(cast.on_behalf_of), "via": [cut(name) for name in cast.via]} if cast.on_behalf_of else {}
     )
 
 
@@ -227,6 +235,12 @@ def vote_refused(row: Approval, voter: str, *, code: str, auth: str, now_us: int
             "vote": {"code": code, "auth": auth, "at_us": now_us},
         },
     )
+
+
+def person(kind: str, who: str, detail: JsonObject) -> Draft:
+    """What a person of the deployment did to their own part in it, such as giving their vote away."""
+    trace = hashlib.sha256(f"{kind}:{who}".encode()).hexdigest()[:32]
+    return Draft(kind, trace, {"actor": {"type": "user", "id": cut(who), "agent": ""}, "detail": dict(detail)})
 
 
 def admin(kind: str, actor: str, detail: JsonObject) -> Draft:
