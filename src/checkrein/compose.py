@@ -15,9 +15,10 @@ from checkrein.connectors.answerers import ModelAnswerer, Price, plain_answerer
 from checkrein.connectors.http import HttpUpstream, Timeouts
 from checkrein.connectors.webhook import Webhook, read_secret
 from checkrein.connectors.witness import HttpWitness
+from checkrein.flow.approval import Approval
 from checkrein.ledger.checkpoint import COSIGNATURE, VerifierKey
 from checkrein.ledger.verify import Report
-from checkrein.model import BadRequest, ConfigError, Decision, NotFound, Request, StoreUnavailable, Subject
+from checkrein.model import BadRequest, ConfigError, Decision, NotFound, Outcome, Request, StoreUnavailable, Subject
 from checkrein.model.request import PROMPT
 from checkrein.model.requirement import parse_span
 from checkrein.policy.bundle import Bundle
@@ -30,6 +31,7 @@ from checkrein.services.access_requests import AccessRequests
 from checkrein.services.approvals import Approvals
 from checkrein.services.arms import Arms
 from checkrein.services.audit import Audit
+from checkrein.services.edits import Edits
 from checkrein.services.gates import Answerer
 from checkrein.services.gateway import Gateway
 from checkrein.services.golden import Golden, read_golden
@@ -125,11 +127,12 @@ class System:
         self.pdp = Pdp(version.bundle, facts, self.clock, environment=self.config.environment, turns=self.turns)
         self.arms = Arms(store, self.pdp, self.shelf, key=key, offered=version.bundle)
         self.reloader = Reloader(self.arms, store, source, _trial(self.config), version)
-        self.approvals = Approvals(store, self.clock, key, self.config.directory())
+        self.approvals = Approvals(store, self.clock, key, self.config.directory(), self._denied)
         self.waiting = Waiting(store, self.approvals, self.clock)
         self.rollouts = Rollouts(
             store, self.arms, self.approvals, self.clock, key=key, approvers=self.config.rollout.requirement()
         )
+        self.edits = Edits(store, self.approvals, self.pdp, self.clock, key)
         self.keys = Keys(store, self.clock)
         self.killswitch = KillSwitch(store, self.clock)
         self.audit = Audit(store, data)
@@ -164,6 +167,13 @@ class System:
             ),
             killswitch=self.killswitch,
         )
+
+    def _denied(self, approval: Approval) -> str:
+        """Why the policies deny what an approval is for, if they have changed since it was asked."""
+        if not approval.policies or approval.bundle in self.pdp.digests:
+            return ""
+        made = self.pdp.decide(Asked(approval.request()), trace_id=approval.trace_id, discharged=approval)
+        return "; ".join(made.reasons) or "no policy grants it" if made.outcome is Outcome.DENY else ""
 
     def app(self) -> Application:
         """The HTTP application. Its upstream connections belong to the loop that serves it."""

@@ -56,6 +56,46 @@ def test_a_denial_ends_it(waiting: str, folder: Path, cli: Run) -> None:
     assert "denied (not now)" in cli("approvals", "show", waiting, "--dir", folder).out
 
 
+def test_an_edit_is_asked_about_anew(waiting: str, folder: Path, cli: Run, asking: Callable[..., Path]) -> None:
+    ran = cli("approvals", "edit", waiting, "--as", "bob", "--set", "to=one@example.com", "--dir", folder, "-o", "json")
+    after = ran.json()
+    assert (ran.code, after["edits"], after["edited_by"]) == (0, waiting, ["bob"])
+    assert after["action"]["action"]["properties"]["input"]["to"] == "one@example.com"
+    shown = cli("approvals", "show", after["id"], "--dir", folder).out
+    assert "one@example.com (was press@example.com)" in shown
+    assert cli("approvals", "approve", after["id"], "--as", "bob", "--dir", folder).code == 1
+    assert cli("approvals", "approve", after["id"], "--as", "carol", "--dir", folder).code == 0
+    assert cli("decide", asking("send_email"), "--dir", folder).code == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--set", "to"], "`to` sets nothing"),
+        (["--unset", "cc"], "there is no argument `cc`"),
+        (["--set", "to=press@example.com"], "the edit changes nothing"),
+        (["--unset", "to"], "the argument `to` is missing"),
+        (["--set", "cc=1"], "the argument `cc` is not declared"),
+        (["--input", "/nowhere.json"], "`/nowhere.json`: no such file"),
+    ],
+)
+def test_an_edit_that_cannot_be_is_refused(
+    options: list[str], words: str, waiting: str, folder: Path, cli: Run
+) -> None:
+    ran = cli("approvals", "edit", waiting, "--as", "bob", *options, "--dir", folder)
+    assert (ran.code in (1, 2), ran.out) == (True, "")
+    assert words in ran.err
+    assert cli("approvals", "show", waiting, "--dir", folder, "-o", "json").json()["state"] == "pending"
+
+
+def test_a_vote_on_what_one_did_not_see_is_refused(waiting: str, folder: Path, cli: Run) -> None:
+    seen = cli("approvals", "show", waiting, "--dir", folder, "-o", "json").json()["action_hash"]
+    ran = cli("approvals", "approve", waiting, "--as", "bob", "--hash", "0" * 64, "--dir", folder)
+    assert (ran.code, "another version of this action" in ran.err) == (1, True)
+    assert cli("approvals", "approve", waiting, "--as", "bob", "--hash", seen[:4], "--dir", folder).code == 1
+    assert cli("approvals", "approve", waiting, "--as", "bob", "--hash", seen[:12], "--dir", folder).code == 0
+
+
 @pytest.mark.parametrize(
     ("person", "code", "words"),
     [

@@ -15,7 +15,14 @@ Run = Callable[..., Any]
 #: every verb here works on a deployment; those that answer can answer in JSON
 VERBS = (
     *("init", "check", "test", "doctor", "decide", "activity", "metrics"),
-    *("approvals list", "approvals show", "approvals approve", "approvals deny", "approvals delegate"),
+    *(
+        "approvals list",
+        "approvals show",
+        "approvals approve",
+        "approvals deny",
+        "approvals delegate",
+        "approvals edit",
+    ),
     *("audit list", "audit show", "audit tail", "audit verify"),
     *("keys create", "keys list", "keys rotate", "keys revoke", "keys rotate-signer"),
     *("kill", "revive", "killed"),

@@ -27,7 +27,8 @@ from checkrein.flow.action import (
     State,
     Submitted,
 )
-from checkrein.flow.approval import Approval, Vote, vote
+from checkrein.flow.approval import Approval, Vote, move, vote
+from checkrein.flow.approval import Event as ApprovalEvent
 from checkrein.flow.approval import State as ApprovalState
 from checkrein.model import Decision, Factor, Level, Outcome, Requirement, Subject
 
@@ -123,6 +124,15 @@ def test_an_approval_dies_when_policy_now_denies():
     assert command.kinds == ("decision", "approval.cancelled")
     assert command.approvals[0].state is ApprovalState.CANCELLED
     assert machine.handle(Durable()) == Deny()
+
+
+def test_an_approval_dies_too_when_policy_denies_before_it_is_looked_for():
+    held = approved()
+    command = play(ActionFlow(), Submitted(), decided(DENY, match=held))[-1]
+    assert command == Record(("decision", "approval.cancelled"), (move(held, ApprovalEvent.WITHDRAWAL, NOW),))
+    spared = msgspec.structs.replace(decided(DENY, match=held), spares=True)
+    for event in (decided(DENY, match=pending()), spared):
+        assert play(ActionFlow(), Submitted(), event)[-1] == Record(("decision",))
 
 
 def test_reviews_that_the_approval_does_not_discharge_are_asked_anew():

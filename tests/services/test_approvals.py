@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from checkrein.compose import System, open_system
+from checkrein.compose import System, load_bundle, open_system
 from checkrein.flow.approval import Approval, IllegalEvent, State, VoteRefused
 from checkrein.ledger import Record
+from checkrein.ledger.record import commitment
 from checkrein.model import (
     Action,
     Decision,
@@ -107,11 +109,8 @@ def test_an_approval_by_the_right_person_is_recorded_with_its_vote(approvals: Ap
     assert after.state is State.APPROVED
     assert approvals.get(after.id) == after
     voted, decided = records(store)
-    assert (voted.kind, voted.body["vote"]["approve"], voted.body["vote"]["reason"]) == (
-        "approval.voted",
-        True,
-        "agreed",
-    )
+    assert (voted.kind, voted.body["vote"]["approve"]) == ("approval.voted", True)
+    assert voted.body["vote"]["reason_hmac"] == commitment(b"k" * 32, approvals.get(after.id).votes[0].reason)
     assert (decided.kind, decided.body["approval"]["state"], decided.body["approval"]["voters"]) == (
         "approval.decided",
         "approved",
@@ -498,3 +497,40 @@ def test_when_more_is_asked_for_than_was_approved_people_are_asked_for_all_of_it
         assert system.approvals.get(approval.id).state is State.USED
     finally:
         system.close()
+
+
+# --- policy that changes meanwhile --------------------------------------------------------------------------------
+
+
+def mail_asked(system: System) -> Approval:
+    mail = Request(
+        Subject("user", "alice"),
+        Action("send_email", {"input": {"to": "all", "subject": "s", "body": "b"}}),
+        Resource("tool", "mail"),
+    )
+    return system.approvals.get(system.gateway.evaluate_sync(mail, caller="t").approval_id)
+
+
+def change(system: System, before: str, after: str) -> None:
+    policies = system.folder / "policies/main.cedar"
+    policies.write_text(policies.read_text().replace(before, after))
+    system.pdp.replace(load_bundle(system.folder))
+
+
+def test_what_changed_policies_deny_is_not_voted_on_any_more(folder: Path):
+    with closing(open_system(folder)) as system:
+        asked = mail_asked(system)
+        change(system, 'contains("tool:transfer_funds")', 'contains("effect:external")')
+        with pytest.raises(VoteRefused) as refused:
+            vote(system.approvals, asked.id)
+        assert refused.value.code == "policy_denies"
+        assert system.approvals.get(asked.id).state is State.CANCELLED
+        kinds = [record.kind for record in records(system.store)]
+        assert kinds[-2:] == ["approval.cancelled", "approval.vote_refused"]
+
+
+def test_policies_that_changed_otherwise_leave_a_vote_as_it_is(folder: Path):
+    with closing(open_system(folder)) as system:
+        asked = mail_asked(system)
+        change(system, "agents move no money", "agents move no money at all")
+        assert vote(system.approvals, asked.id).state is State.APPROVED

@@ -31,6 +31,7 @@ from checkrein.cli import (
     run,
     standing,
     tail,
+    votes,
     webhooks,
 )
 from checkrein.cli.common import ReaderGone, examples, reason, report
@@ -74,6 +75,7 @@ analysis.register(app)
 replay.register(app)
 metrics.register(app)
 app.add_typer(approvals.app, name="approvals")
+votes.register(approvals.app)
 standing.register(approvals.app)
 app.add_typer(audit.app, name="audit")
 audit.register(app)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import enum
-from pathlib import Path
+from collections.abc import Container, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from checkrein.cli.common import HERE, Data, Dir, Format, Output, examples, print_json, say, system
-from checkrein.cli.standing import As, known
+from checkrein.cli.common import HERE, Data, Dir, Format, Output, examples, print_json, system
 from checkrein.cli.tables import print_facts, print_table
 from checkrein.flow.approval import Approval, State, Vote
 from checkrein.model.stamp import stamp
@@ -21,11 +20,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="See what waits for people, approve or deny it.", no_args_is_help=True, rich_markup_mode=None)
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The approval's id, `apr_...`; its beginning is enough.")]
-For = Annotated[
-    str,
-    typer.Option("--for", metavar="PERSON", help="In whose place, for a delegate.", show_default="whoever it helps"),
-]
-Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; the approval keeps it.")]
 
 #: more approvals than anybody lists at once
 _ALL = 100_000
@@ -64,7 +58,7 @@ def list_(
         found = opened.approvals.all(None if state is Which.ALL else State(state.value), limit=_ALL)
         now_us = opened.clock.now_us()
     if output is Output.JSON:
-        print_json([_json(approval, now_us) for approval in found])
+        print_json([as_json(approval, now_us) for approval in found])
         return
     print_table(
         ("id", "state", "risk", "who", "action", "still needed", "until (UTC)", "why"),
@@ -100,8 +94,9 @@ def show(id: Id, dir: Dir = HERE, data: Data = None, output: Format = Output.TAB
         manifest = opened.pdp.bundle.manifests.get(approval.request().action.name)
         now_us = opened.clock.now_us()
         voters = [seat for seat in opened.approvals.voters(approval) if seat.needed]
+        before = opened.approvals.get(approval.edits).request().action.input if approval.edits else None
     if output is Output.JSON:
-        print_json(_json(approval, now_us) | {"may_agree": voters})
+        print_json(as_json(approval, now_us) | {"may_agree": voters})
         return
     request = approval.request()
     control = manifest.control if manifest else ()
@@ -111,10 +106,7 @@ def show(id: Id, dir: Dir = HERE, data: Data = None, output: Format = Output.TAB
         ("who", f"{approval.requester.id}" + (f" through {approval.agent}" if approval.agent else "")),
         ("principals", ", ".join(approval.chain)),
         ("action", f"{request.action.name} on {request.resource.type} {request.resource.id}"),
-        *(
-            (f"  {name}{' (steers it)' if name in control else ''}", _text(value))
-            for name, value in request.action.input.items()
-        ),
+        *_arguments(request.action.input, before, control),
         ("risk", approval.risk.value),
         ("factors", ", ".join(approval.factors)),
         ("asked by", ", ".join(approval.policies)),
@@ -128,6 +120,8 @@ def show(id: Id, dir: Dir = HERE, data: Data = None, output: Format = Output.TAB
         ("still needed", ", ".join(approval.missing()) if approval.state is State.PENDING else ""),
         ("may agree", ", ".join(map(_seat, voters)) if approval.state is State.PENDING else ""),
         *((f"vote of {_name(cast.voter, cast.on_behalf_of)}", _cast(cast)) for cast in approval.votes),
+        ("edited by", ", ".join(approval.edited_by)),
+        ("edited into", approval.edited_into),
         ("asked at", stamp(approval.created_us)),
         ("until", stamp(approval.deadline_us)),
         ("trace id", approval.trace_id),
@@ -136,59 +130,15 @@ def show(id: Id, dir: Dir = HERE, data: Data = None, output: Format = Output.TAB
     print_facts(facts)
 
 
-@app.command(
-    short_help="Approve: it may run, once.",
-    epilog=examples('checkrein approvals approve apr_1a2b --as bob --reason "legal agreed"'),
-)
-def approve(
-    id: Id,
-    who: As = "",
-    reason: Reason = "",
-    behalf: For = "",
-    dir: Dir = HERE,
-    data: Data = None,
-    output: Format = Output.TABLE,
-) -> None:
-    """Approve: the exact action shown may run, once, when it is sent again.
-
-    The person must hold a role that is still needed, and cannot vote on what they asked for. A vote that does not
-    count is refused, and recorded.
-    """
-    after = _vote(id, who, True, reason, behalf, dir, data, output)
-    if after.state is State.APPROVED:
-        say(f"{after.id} is approved; it runs once when the same request is sent again")
-    else:
-        say(f"{after.id} has your vote; still needed: {', '.join(after.missing())}")
-
-
-@app.command(
-    short_help="Deny: it will not run.",
-    epilog=examples('checkrein approvals deny apr_1a2b --as bob --reason "wrong recipients"'),
-)
-def deny(
-    id: Id,
-    who: As = "",
-    reason: Reason = "",
-    behalf: For = "",
-    dir: Dir = HERE,
-    data: Data = None,
-    output: Format = Output.TABLE,
-) -> None:
-    """Deny: the action will not run. One denial ends it, whoever else has approved."""
-    after = _vote(id, who, False, reason, behalf, dir, data, output)
-    say(f"{after.id} is {after.state}")
-
-
-def _vote(
-    id: str, who: str, approve: bool, reason: str, behalf: str, dir: Path, data: Path | None, output: Output
-) -> Approval:
-    with system(dir, data) as opened:
-        known(opened, who)
-        after = opened.approvals.vote(id, voter=who, approve=approve, reason=reason, on_behalf_of=behalf, auth="local")
-        now_us = opened.clock.now_us()
-    if output is Output.JSON:
-        print_json(_json(after, now_us))
-    return after
+def _arguments(
+    given: Mapping[str, object], before: Mapping[str, object] | None, control: Container[str]
+) -> Iterator[tuple[str, str]]:
+    """Each argument, marked if it steers the effect, and what it was before people edited it."""
+    for name in dict.fromkeys((*given, *(before or ()))):
+        text = _text(given[name]) if name in given else "left out"
+        if before is not None and given.get(name) != before.get(name):
+            text += f" (was {_text(before[name])})" if name in before else " (was left out)"
+        yield f"  {name}{' (steers it)' if name in control else ''}", text
 
 
 def _text(value: object) -> str:
@@ -212,7 +162,7 @@ def _cast(cast: Vote) -> str:
     return " ".join(words)
 
 
-def _json(approval: Approval, now_us: int) -> dict[str, object]:
+def as_json(approval: Approval, now_us: int) -> dict[str, object]:
     value: dict[str, object] = msgspec.to_builtins(approval)
     value |= {
         "state": approval.status(now_us).value,

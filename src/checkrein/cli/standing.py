@@ -42,7 +42,7 @@ def register(approvals: typer.Typer) -> None:
 
 
 def delegate(
-    to: Annotated[str, typer.Argument(metavar="PERSON", help="Who votes in your place.", show_default="")] = "",
+    to: Annotated[str, typer.Argument(metavar="PERSON", help="Who votes in your place.", show_default=False)] = "",
     who: As = "",
     first: Annotated[
         str, typer.Option("--from", metavar="DATE", help="The first day, UTC.", show_default="today")

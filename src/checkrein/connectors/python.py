@@ -147,19 +147,29 @@ class _Arguments:
         return given
 
     def redact(self, bound: inspect.BoundArguments, asked: Request, action: Governed) -> None:
-        """Put redacted values in the place of the given ones; what holds nothing to redact stays as it was."""
-        if not action.redacted:
+        """Put redacted or edited values in the place of the given ones; what was not changed stays as it was."""
+        if not action.changed:
             return
         before, after = asked.action.input, action.request.action.input
+        if unknown := sorted(after.keys() - before.keys()) if _VAR_KEYWORD not in self._kinds.values() else []:
+            raise BadRequest(f"`{self._tool}` takes no argument `{unknown[0]}`", hint="people edited it in: ask anew")
         for name, kind in self._kinds.items():
             if kind is _VAR_KEYWORD:
                 # a name can hold personal data too, and is then another name
                 more = {key: item for key, item in after.items() if key not in self._kinds}
                 if more != {key: before[key] for key in bound.arguments[name]}:
                     bound.arguments[name] = more
+            elif name not in after:
+                bound.arguments[name] = self._default(name)
             elif after[name] != before[name]:
                 is_tuple = isinstance(bound.arguments[name], tuple)
                 bound.arguments[name] = tuple(after[name]) if is_tuple else after[name]
+
+    def _default(self, name: str) -> object:
+        default = self._signature.parameters[name].default
+        if default is inspect.Parameter.empty:
+            raise BadRequest(f"`{self._tool}` needs the argument `{name}`", hint="people edited it away: ask anew")
+        return default
 
     def _json(self, name: str, value: object) -> object:
         try:

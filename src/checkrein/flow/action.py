@@ -51,9 +51,9 @@ class Submitted(msgspec.Struct, frozen=True):
 
 
 class Decided(msgspec.Struct, frozen=True, kw_only=True):
-    """The PDP decided. `match` is the approval of exactly this action, if there is one; `fresh` would be a new
-    one, given whenever the outcome is REQUIRE_REVIEW. `spares` is said of a denial that is about the caller and not
-    about the action: an approval of it stays as it is."""
+    """The PDP decided. `match` is the approval of exactly this action, or of what people edited it into, if there is
+    one; `fresh` would be a new one, given whenever the outcome is REQUIRE_REVIEW. A denial ends the approval that
+    people have agreed to, unless `spares` says that it is about the caller and not about the action."""
 
     decision: Decision
     now_us: int
@@ -229,9 +229,10 @@ class ActionFlow:
                 return State.DECIDING, Decide(discharged=usable)
             return self._review(event, usable)
         if decision.outcome is Outcome.DENY:
-            if held is None or event.spares:
+            agreed = held or (usable if usable is not None and usable.state is ApprovalState.APPROVED else None)
+            if agreed is None or event.spares:
                 return State.RECORDING_REFUSAL, Record(("decision",))
-            dead = move(held, ApprovalEvent.WITHDRAWAL, event.now_us)
+            dead = move(agreed, ApprovalEvent.WITHDRAWAL, event.now_us)
             return State.RECORDING_REFUSAL, Record(("decision", "approval.cancelled"), (dead,))
         return self._allowed(event.now_us)
 

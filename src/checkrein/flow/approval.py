@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from checkrein.model import CheckreinError, Level, Request, Requirement, Subject
+from checkrein.model.requirement import combine
 
 
 class State(enum.StrEnum):
@@ -33,6 +34,7 @@ class Event(enum.StrEnum):
     REFUSAL = "a voter denies"
     DEADLINE = "deadline passes"
     WITHDRAWAL = "withdrawn, or policy now denies"
+    EDIT = "its arguments are edited"
     TAKEN = "the action starts"
     DONE = "the action ended"
     LOST = "the end was never recorded"
@@ -44,6 +46,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
         Event.REFUSAL: State.DENIED,
         Event.DEADLINE: State.EXPIRED,
         Event.WITHDRAWAL: State.CANCELLED,
+        Event.EDIT: State.CANCELLED,
     },
     State.APPROVED: {
         Event.TAKEN: State.EXECUTING,
@@ -119,6 +122,11 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
     deadline_us: int
     votes: tuple[Vote, ...] = ()
     ended_us: int = 0
+    #: the approval whose arguments were edited into this one's, and who did that
+    edits: str = ""
+    edited_by: tuple[str, ...] = ()
+    #: the approval that this one's arguments were edited into
+    edited_into: str = ""
 
     @property
     def principals(self) -> frozenset[str]:
@@ -168,6 +176,31 @@ def move(approval: Approval, event: Event, now_us: int) -> Approval:
     return msgspec.structs.replace(approval, state=state, version=approval.version + 1, ended_us=ended)
 
 
+def edited(before: Approval, after: Approval, by: Vote) -> tuple[Approval, Approval]:
+    """The approval that ends and the one that takes its place, after an edit by somebody who may vote now.
+
+    Votes were for other arguments: none is carried over. Time goes on: the new one has its age and its deadline, and
+    asks for all that the old one asked for. Raises as `vote` does.
+    """
+    vote(msgspec.structs.replace(before, votes=()), msgspec.structs.replace(by, approve=False))
+    if after.action_hash == before.action_hash:
+        raise VoteRefused("unchanged", "the edit changes nothing", hint="approve it as it is")
+    requirements = (before.requirement, after.requirement)
+    after = msgspec.structs.replace(
+        after,
+        requirement=combine(requirements),
+        policies=tuple(dict.fromkeys((*before.policies, *after.policies))),
+        reasons=tuple(dict.fromkeys((*before.reasons, *after.reasons))),
+        chain=tuple(dict.fromkeys((*before.chain, *after.chain))),
+        created_us=before.created_us,
+        deadline_us=min(before.deadline_us, after.deadline_us),
+        edits=before.id,
+        edited_by=tuple(sorted(by.seats)),
+    )
+    ended = msgspec.structs.replace(before, edited_into=after.id)
+    return move(ended, Event.EDIT, by.at_us), after
+
+
 def eligible(approval: Approval, voter: str, roles: tuple[str, ...], now_us: int) -> None:
     """Raise `VoteRefused` unless this person may vote now: not on the principal chain, with a role that is asked for.
 
@@ -194,7 +227,9 @@ def vote(approval: Approval, cast: Vote) -> Approval:
     if approval.status(now_us) is not State.PENDING:
         raise IllegalEvent(
             f"approval `{approval.id}` is {approval.status(now_us)}, no longer pending",
-            hint="send the request again to ask anew",
+            hint=f"it was edited into `{approval.edited_into}`"
+            if approval.edited_into
+            else "send the request again to ask anew",
         )
     if cast.action_hash != approval.action_hash:
         raise VoteRefused("stale_hash", "the vote is for another version of this action", hint="look at it again")
@@ -204,6 +239,8 @@ def vote(approval: Approval, cast: Vote) -> Approval:
     eligible(approval, cast.voter, cast.roles, now_us)
     for name in sorted(cast.seats & {seat for earlier in approval.votes for seat in earlier.seats}):
         raise VoteRefused("voted", f"`{name}` has voted already", hint="one person, one vote")
+    if cast.approve and approval.requirement.people < 2 and not cast.seats.isdisjoint(approval.edited_by):
+        raise VoteRefused("own_edit", "who edited it cannot be the only one to agree", hint="ask somebody else")
     if approval.requirement.reason_required and not cast.reason.strip():
         raise VoteRefused("reason_required", "policy asks for a reason", hint="give one with `--reason`")
     voted = msgspec.structs.replace(approval, votes=(*approval.votes, cast))

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import hmac
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 
 import msgspec
@@ -40,7 +40,14 @@ ROOM = "approval"
 PREFIX = "apr_"
 #: how often a vote is tried again after another process changed the approval
 ATTEMPTS = 32
+#: so much of an action's hash tells it from any other
+MIN_HASH = 12
+#: edits of edits that are followed
+MAX_EDITS = 64
 NOBODY = People()
+#: why policy denies an action by now, or an empty string
+Denies = Callable[[Approval], str]
+ALLOWS: Denies = lambda approval: ""  # noqa: E731
 
 
 class Seat(msgspec.Struct, frozen=True):
@@ -82,6 +89,8 @@ def view(approval: Approval) -> dict[str, object]:
         "bundle": approval.bundle,
         "action_hash": approval.action_hash,
         "deadline_us": approval.deadline_us,
+        "edits": approval.edits,
+        "edited_by": list(approval.edited_by),
     }
 
 
@@ -90,12 +99,22 @@ def shown_hash(approval: Approval) -> str:
     return hashlib.sha256(canonical(fold(view(approval)))).hexdigest()
 
 
+def seen(approval: Approval, given: str) -> str:
+    """The whole hash of what a voter looked at; what is too short to tell actions apart is not taken for any."""
+    known = not given or (len(given) >= MIN_HASH and approval.action_hash.startswith(given))
+    return approval.action_hash if known else given
+
+
 class Approvals:
-    def __init__(self, store: Store, clock: Clock, key: bytes, people: People = NOBODY) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, key: bytes, people: People = NOBODY, denies: Denies = ALLOWS
+    ) -> None:
+        """`denies` says why policy denies, by now, what an approval is for; empty where it does not."""
         self._store = store
         self._clock = clock
         self._key = key
         self.people = people
+        self._denies = denies
         self.delegations = Delegations(store, clock, people)
 
     def fresh(self, request: Request, decision: Decision, now_us: int, *, caller: str = "") -> Approval:
@@ -156,6 +175,23 @@ class Approvals:
         stored = self._store.row(ROOM, id) if id.isascii() and id.isprintable() else None
         return load(stored) if stored else None
 
+    def edited(self, action_hash: str, bundle: str) -> Approval | None:
+        """The live approval that people edited this action into, under the same policies; None if there is none."""
+        ended = (each for page in self._pages(State.CANCELLED, action_hash) for each in page if each.edited_into)
+        for approval in sorted(ended, key=lambda approval: approval.ended_us, reverse=True):
+            latest = self.latest(approval)
+            if latest.status(self._clock.now_us()) in (State.APPROVED, State.PENDING) and latest.bundle == bundle:
+                return latest
+        return None
+
+    def latest(self, approval: Approval) -> Approval:
+        """The approval that stands in the place of one that was edited, or the approval itself."""
+        for _ in range(MAX_EDITS):
+            if not approval.edited_into:
+                break
+            approval = self.get(approval.edited_into)
+        return approval
+
     def get(self, id: str) -> Approval:
         """The approval, or `NotFound`. A unique beginning of the id is enough."""
         hint = "`checkrein approvals list --state all` shows the ids"
@@ -196,17 +232,18 @@ class Approvals:
         shown: str = "",
         simulated: bool = False,
         on_behalf_of: str = "",
+        action_hash: str = "",
     ) -> Approval:
         """Cast one vote. A vote that does not count is refused with its reason, and recorded.
 
         `roles` are those that the voter's key or token bears, else (`None`) those of `[people]`; on-call lists count
         beside them. A delegate's vote is their own where that helps, else that of somebody whose vote they hold;
-        `on_behalf_of` says whose.
+        `on_behalf_of` says whose. `action_hash` is that of what they looked at, or its beginning.
         """
         id = self.get(id).id
-        held = self.people.roles(voter) if roles is None else (*roles, *self.people.on_call(voter))
+        held = self.held(voter, roles)
         for _ in range(ATTEMPTS):
-            approval = self._current(id)
+            approval = self.current(id)
             now_us = self._clock.now_us()
             own = Vote(
                 voter=voter,
@@ -215,14 +252,15 @@ class Approvals:
                 reason=reason,
                 auth=auth,
                 simulated=simulated,
-                action_hash=approval.action_hash,
+                action_hash=seen(approval, action_hash),
                 shown=shown or shown_hash(approval),
                 at_us=now_us,
             )
             try:
                 if shown and shown != shown_hash(approval):
                     raise VoteRefused("stale_view", "what was shown is not what stands there now", hint="look again")
-                after, cast = best(approval, self._casts(approval, own, on_behalf_of))
+                self._still_asked(approval, now_us)
+                after, cast = best(approval, self.casts(approval, own, on_behalf_of))
             except (VoteRefused, IllegalEvent) as error:
                 raise self.refused(id, voter, error, auth=auth) from None
             drafts: list[Draft] = [records.vote(after, cast, key=self._key)]
@@ -244,6 +282,17 @@ class Approvals:
         self._store.commit(Unit(drafts=(draft,))).result()
         return error
 
+    def _still_asked(self, approval: Approval, now_us: int) -> None:
+        """Cancel it and raise `VoteRefused` if policy has come to deny it: there is nothing to vote on."""
+        why = self._denies(approval) if approval.status(now_us) is State.PENDING else ""
+        if not why:
+            return
+        ended = move(approval, Event.WITHDRAWAL, now_us)
+        draft = records.approval("approval.cancelled", ended, key=self._key)
+        with contextlib.suppress(StoreConflict):  # it moved meanwhile; the vote is refused all the same
+            self._store.commit(Unit((draft,), (save(ended),))).result()
+        raise VoteRefused("policy_denies", f"policy denies it by now: {why}", hint="nothing is to be decided any more")
+
     def voters(self, approval: Approval) -> tuple[Seat, ...]:
         """Who of `[people]` may vote on it now, those first whose agreement is still needed."""
         approval, now_us = self._chained(approval), self._clock.now_us()
@@ -260,12 +309,16 @@ class Approvals:
                 at_us=now_us,
             )
             with contextlib.suppress(VoteRefused, IllegalEvent):
-                after, cast = best(approval, self._casts(approval, own, ""))
+                after, cast = best(approval, self.casts(approval, own, ""))
                 found.append(Seat(name, cast.on_behalf_of, after.needed() < approval.needed()))
         return tuple(sorted(found, key=lambda seat: not seat.needed))
 
-    def _casts(self, approval: Approval, own: Vote, on_behalf_of: str) -> list[Vote]:
-        """The votes that one person could cast: their own, then those of whom they stand in for."""
+    def held(self, person: str, roles: tuple[str, ...] | None) -> tuple[str, ...]:
+        """The roles that somebody votes with, see `vote`."""
+        return self.people.roles(person) if roles is None else (*roles, *self.people.on_call(person))
+
+    def casts(self, approval: Approval, own: Vote, on_behalf_of: str) -> list[Vote]:
+        """The votes that one person could cast: `own`, then those of whom they stand in for."""
         barred = tuple(approval.principals)
         given = [
             msgspec.structs.replace(
@@ -299,7 +352,7 @@ class Approvals:
             return approval
         return msgspec.structs.replace(approval, chain=(*approval.chain, owner))
 
-    def _current(self, id: str) -> Approval:
+    def current(self, id: str) -> Approval:
         """The approval as it is now: expired, if it is past its deadline and nobody swept."""
         approval, now_us = self.get(id), self._clock.now_us()
         if approval.status(now_us) is not approval.state:

@@ -21,6 +21,7 @@ from checkrein.flow.approval import Approval
 from checkrein.flow.approval import State as ApprovalState
 from checkrein.ledger import Draft
 from checkrein.model import (
+    Advice,
     ApprovalRequired,
     Decision,
     Denied,
@@ -39,7 +40,7 @@ from checkrein.services.governed import Asking, Governed, decision_of
 from checkrein.services.idempotency import Idempotency, Once, Replay
 from checkrein.services.killswitch import KillSwitch, Running
 from checkrein.services.payloads import Sealer
-from checkrein.services.pdp import ANY, Part, Pdp
+from checkrein.services.pdp import ANY, Asked, Part, Pdp
 from checkrein.services.steps import Driver, Steps, wait
 from checkrein.services.turns import Turn, Turns
 from checkrein.services.waiting import Hold
@@ -155,7 +156,7 @@ class Gateway:
                 approval = await hold.settled(waiting.approval_id, left)
                 if approval.state is ApprovalState.PENDING:
                     raise
-                if approval.state in _REFUSED:
+                if approval.state in _REFUSED and not approval.edited_into:
                     raise _refused(waiting.decision, approval) from None
                 trace_id = waiting.decision.trace_id
 
@@ -234,8 +235,7 @@ class Gateway:
     def _begin(
         self, request: Request, caller: str, trace_id: str, once: Once | None = None, part: Part | None = None
     ) -> Steps[Governed]:
-        asking = self._asking(flow.Mode.RUN, request, caller, trace_id, once)
-        asking.asked = msgspec.structs.replace(asking.asked, part=part)
+        asking = self._asking(flow.Mode.RUN, request, caller, trace_id, once, part=part)
         command = yield from self._until_settled(asking)
         decision = decision_of(asking.machine)
         match command:
@@ -286,9 +286,11 @@ class Gateway:
         trace_id: str,
         once: Once | None,
         supported: object = ANY,
+        part: Part | None = None,
     ) -> Asking:
         claim = self.idempotency.claim(once) if once else None
-        return Asking(flow.ActionFlow(mode), self._pdp.resolve(request), caller, trace_id, claim, supported)
+        asked = msgspec.structs.replace(self._pdp.resolve(request), part=part)
+        return Asking(flow.ActionFlow(mode), asked, caller, trace_id, claim, supported)
 
     def _until_settled(self, asking: Asking) -> Steps[flow.Command]:
         """Decide and record until the machine says what to tell the caller."""
@@ -325,7 +327,8 @@ class Gateway:
                 asking.claim.over()
 
     def _decide(self, asking: Asking, command: flow.Decide) -> flow.Decided:
-        begun, asked = perf_counter_ns(), asking.asked
+        begun = perf_counter_ns()
+        asked = asking.asked = _as_agreed(asking.sent, command.discharged)
         now_us = asking.now_us = self._clock.now_us()
         if asking.barred:
             decision = self._pdp.refuse(asked, asking.barred, trace_id=asking.trace_id, now_us=now_us)
@@ -341,12 +344,31 @@ class Gateway:
         asking.clean, asking.counts = self._redact(asked.request, decision)
         asking.latency_us += (perf_counter_ns() - begun) // 1000
         spares = UNSUPPORTED in decision.reasons or bool(decision.code)
-        if decision.outcome is not Outcome.REQUIRE_REVIEW:
+        if decision.outcome.runs or spares or (command.discharged and decision.outcome is Outcome.DENY):
             return flow.Decided(decision=decision, now_us=now_us, spares=spares)
-        states = (ApprovalState.PENDING,) if command.discharged else (ApprovalState.APPROVED, ApprovalState.PENDING)
-        match = self._approvals.match(asked.request.action_hash(decision.bundle), states)
+        match = self._standing(asked.request, decision, tried=command.discharged is not None)
+        if decision.outcome is Outcome.DENY:
+            return flow.Decided(decision=decision, now_us=now_us, match=match)
+        agreed = match if match and match.state is ApprovalState.APPROVED else None
+        other = agreed and agreed.action_hash != asked.request.action_hash(decision.bundle)
+        if agreed and other and asking.machine.mode is flow.Mode.ASK:
+            return flow.Decided(decision=_edited(decision, agreed), now_us=now_us, spares=True)
         fresh = self._approvals.fresh(asked.request, decision, now_us, caller=asking.caller)
         return flow.Decided(decision=decision, now_us=now_us, match=match, fresh=fresh)
+
+    def _standing(self, request: Request, decision: Decision, *, tried: bool) -> Approval | None:
+        """The live approval of this action, or the one it was edited into; `tried` if an approved one did not do."""
+        try:
+            action_hash = request.action_hash(decision.bundle)
+        except ValueError:  # a denial says so; nobody can have approved what has no hash
+            if decision.outcome is Outcome.DENY:
+                return None
+            raise
+        states = () if tried else (ApprovalState.APPROVED,)
+        if decision.outcome is Outcome.REQUIRE_REVIEW:
+            states = (*states, ApprovalState.PENDING)
+        match = self._approvals.match(action_hash, states)
+        return match if match or tried else self._approvals.edited(action_hash, decision.bundle)
 
     def _redact(self, request: Request, decision: Decision) -> tuple[Request, dict[str, int]]:
         if decision.outcome is not Outcome.ALLOW_WITH_REDACTION:
@@ -496,6 +518,26 @@ _STATES = {
 def _meant(kind: str, command: flow.Record) -> Approval:
     """The approval of the command that a record of this kind is about."""
     return next(approval for approval in command.approvals if approval.state is _STATES[kind])
+
+
+def _as_agreed(sent: Asked, discharged: Approval | None) -> Asked:
+    """What is to run: the action that came in, or the one that people edited it into and agreed to."""
+    if discharged is None or not discharged.edits:
+        return sent
+    return msgspec.structs.replace(
+        sent, request=msgspec.structs.replace(sent.request, action=discharged.request().action)
+    )
+
+
+def _edited(decision: Decision, approval: Approval) -> Decision:
+    """Who runs the action themselves would run it as they sent it, which is not what people agreed to."""
+    return msgspec.structs.replace(
+        decision,
+        outcome=Outcome.DENY,
+        requirement=None,
+        reasons=("people agreed to other arguments",),
+        advice=(Advice("edited", f"send the action as approval `{approval.id}` shows it"),),
+    )
 
 
 def _refused(decision: Decision, approval: Approval) -> Denied:

@@ -30,6 +30,8 @@ class Governed:
         self.result = b""
         #: what the caller is told: see `replies`
         self.reply = b""
+        #: whether people edited the arguments before they agreed
+        self.edited = False
         #: False when it is certain that the action did not even begin
         self.ran = True
         self._begun = perf_counter_ns()
@@ -40,6 +42,11 @@ class Governed:
     @property
     def redacted(self) -> bool:
         return self.decision.outcome is Outcome.ALLOW_WITH_REDACTION
+
+    @property
+    def changed(self) -> bool:
+        """Whether what is to run is something else than what came in."""
+        return self.redacted or self.edited
 
     def ended(self, status: str, *, error: str = "", detail: JsonObject | None = None) -> None:
         """Say how the execution ended: `ok`, `failed` or `cancelled`; `error` is a type, never a message."""
@@ -79,7 +86,8 @@ class Asking:
         supported: object,
     ) -> None:
         self.machine = machine
-        self.asked = asked
+        #: as it came in, and as it is decided and run: with the arguments that people edited it into
+        self.sent = self.asked = asked
         self.caller = caller
         self.trace_id = trace_id
         self.claim = claim
@@ -96,6 +104,7 @@ class Asking:
     def governed(self) -> Governed:
         governed = Governed(self.clean, decision_of(self.machine), self.machine)
         governed.claim = self.claim
+        governed.edited = self.asked is not self.sent
         return governed
 
 

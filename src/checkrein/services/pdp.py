@@ -104,6 +104,12 @@ class Pdp:
         """The version of the stable arm."""
         return self._stable.bundle
 
+    @property
+    def digests(self) -> frozenset[str]:
+        """The versions that decide: the stable one, and the one that is tried beside it."""
+        trial = self._trial
+        return frozenset({self.bundle.digest, *([trial.version.bundle.digest] if trial else [])})
+
     def replace(self, bundle: Bundle) -> None:
         self._stable = Version.of(bundle)
 

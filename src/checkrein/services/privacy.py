@@ -328,7 +328,7 @@ def _forgotten(approval: Approval, key: bytes) -> Approval:
     )
     hidden = _ERASED + commitment(key, approval.action_hash)
     votes = tuple(
-        msgspec.structs.replace(vote, action_hash=hidden, shown=_ERASED + commitment(key, vote.shown))
+        msgspec.structs.replace(vote, action_hash=hidden, reason="", shown=_ERASED + commitment(key, vote.shown))
         for vote in approval.votes
     )
     return msgspec.structs.replace(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -21,6 +21,8 @@ from checkrein.ports import PAYLOAD_ALG, Payload
 
 #: free text in a record is cut to this many characters
 MAX_TEXT = 512
+#: names of arguments that one record lists
+MAX_NAMES = 100
 
 
 def cut(text: str) -> str:
@@ -206,7 +208,7 @@ def vote(row: Approval, cast: Vote, *, key: bytes) -> Draft:
             },
             "vote": {
                 "approve": cast.approve,
-                "reason": cut(cast.reason),
+                **_reason(key, cast.reason),
                 "auth": cast.auth,
                 "simulated": cast.simulated,
                 "shown_hmac": commitment(key, cast.shown),
@@ -215,6 +217,39 @@ def vote(row: Approval, cast: Vote, *, key: bytes) -> Draft:
             },
         },
     )
+
+
+def _reason(key: bytes, reason: str) -> dict[str, object]:
+    """What people write may name anybody: the approval keeps it, the ledger only a keyed commitment to it."""
+    return {"reason_hmac": commitment(key, reason)} if reason else {}
+
+
+def edited(before: Approval, after: Approval, by: Vote, *, changed: Sequence[str], outcome: str, key: bytes) -> Draft:
+    """Somebody edited the arguments named in `changed`; `outcome` is what policy says of the action as it is now."""
+    return Draft(
+        "approval.edited",
+        before.trace_id,
+        {
+            "actor": {"type": "user", "id": cut(by.voter), "agent": ""},
+            "approval": {"id": before.id, "state": before.state.value, "edited_into": after.id},
+            "edit": {
+                "changed": [cut(name) for name in changed[:MAX_NAMES]],
+                "outcome": outcome,
+                "from_hmac": commitment(key, before.action_hash),
+                "to_hmac": commitment(key, after.action_hash),
+                "voided": len(before.votes),
+                "auth": by.auth,
+                **_reason(key, by.reason),
+                **_in_place(by),
+            },
+        },
+    )
+
+
+def edit_refused(row: Approval, voter: str, *, code: str, auth: str, now_us: int) -> Draft:
+    """An edit that was not made."""
+    draft = vote_refused(row, voter, code=code, auth=auth, now_us=now_us)
+    return msgspec.structs.replace(draft, kind="approval.edit_refused")
 
 
 def _in_place(cast: Vote) -> dict[str, object]:
