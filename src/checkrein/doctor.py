@@ -20,6 +20,8 @@ from checkrein import config as configuration
 from checkrein.compose import DATA, SystemClock, credential, destinations, load_bundle, run_cases, verify_ledger
 from checkrein.config import Loaded, Origin, UpstreamConfig
 from checkrein.connectors.addresses import admits, networks
+from checkrein.connectors.openclaw_home import Folder
+from checkrein.connectors.openclaw_runtime import check_node, openclaw_version
 from checkrein.flow.delivery import Delivery
 from checkrein.model import CheckreinError, LedgerInvalid, PolicyInvalid
 from checkrein.model.stamp import stamp
@@ -218,6 +220,8 @@ class _Doctor:
                 yield Finding("fail", what, f"{given.base_url} cannot be reached: {why}", hint)
             else:
                 yield Finding("ok", what, f"{given.base_url} can be reached")
+            if given.kind == "openclaw":
+                yield from _gateway(what, Path(given.api_key_file).expanduser().parent)
         if not self.loaded.config.upstreams:
             hint = f"add `[upstreams.NAME]` to {configuration.FILE}; decisions work without one"
             yield Finding("warn", "upstreams", "none configured", hint)
@@ -248,6 +252,21 @@ class _Doctor:
             yield Finding("warn", "port", f"{host}:{port}: {why}", hint)
         else:
             yield Finding("ok", "port", f"{host}:{port} is free")
+
+
+def _gateway(what: str, place: Path) -> Iterator[Finding]:
+    """Whether a gateway that was set up here can still run, and still stands under Checkrein."""
+    folder = Folder(place)
+    if not folder.marker.exists():
+        return
+    home = folder.read()
+    try:
+        version = check_node(Path(home.node))
+        folder.check(home)
+    except CheckreinError as error:
+        yield from _failures(what, error)
+    else:
+        yield Finding("ok", what, f"Node {version}, OpenClaw {openclaw_version(Path(home.entry)) or 'unknown'}")
 
 
 _UNTOLD = ("nothing was delivered yet", "it is told while `checkrein serve` runs")

@@ -24,6 +24,7 @@ from checkrein.cli import (
     gate,
     keys,
     metrics,
+    openclaw,
     policies,
     privacy,
     replay,
@@ -89,6 +90,7 @@ app.add_typer(bundle.app, name="bundle")
 app.add_typer(gate.app, name="gate")
 app.add_typer(drift.app, name="drift")
 app.add_typer(rollout.app, name="rollout")
+app.add_typer(openclaw.app, name="openclaw")
 app.add_typer(webhooks.app, name="webhooks")
 
 

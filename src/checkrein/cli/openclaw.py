@@ -1,0 +1,173 @@
+"""`checkrein openclaw`: a real OpenClaw Gateway that asks Checkrein before every tool call."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from checkrein.cli.common import HERE, Data, Dir, Format, Output, emit, examples, operator, print_json, say, store
+from checkrein.model import CheckreinError, ConfigError, Permission
+
+if TYPE_CHECKING:
+    from checkrein.connectors.openclaw_home import Folder, Home
+
+app = typer.Typer(
+    help="An OpenClaw Gateway whose tool calls Checkrein decides.", no_args_is_help=True, rich_markup_mode=None
+)
+Place = Annotated[Path, typer.Argument(metavar="DIR", help="The gateway's own folder.")]
+#: the gateway's own default
+PORT = 18789
+URL = "http://127.0.0.1:8642"
+
+
+@app.command(
+    short_help="Install a gateway and write its configuration.",
+    epilog=examples(
+        "checkrein openclaw setup gateway --dir governance --model gpt-5",
+        "checkrein openclaw setup gateway --dir governance --node /opt/node/bin/node",
+    ),
+)
+def setup(
+    folder: Place,
+    model: Annotated[str, typer.Option(metavar="MODEL", help="The model its agents talk to, as Checkrein serves it.")],
+    name: Annotated[str, typer.Option(metavar="NAME", help="Its upstream in checkrein.toml.")] = "openclaw",
+    url: Annotated[str, typer.Option(metavar="URL", help="Where Checkrein listens.")] = URL,
+    port: Annotated[int, typer.Option(metavar="PORT", help="Where the gateway listens, on loopback.")] = PORT,
+    node: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A Node of yours.", show_default="installed")
+    ] = None,
+    openclaw: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="An openclaw package of yours.", show_default="installed")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where versions are kept.", show_default="~/.cache/checkrein")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Put back what was edited; a copy stays beside it.")] = False,
+    dir: Dir = HERE,
+    data: Data = None,
+    output: Format = Output.TABLE,
+) -> None:
+    """Make a folder in which an OpenClaw Gateway runs governed. Running it again mends what is missing.
+
+    Installs the pinned OpenClaw and Node from npm by their hashes, running none of their install scripts; PyPI's
+    package of that name is something else. Writes a hardened openclaw.json (loopback, token, our plugin alone, models
+    through Checkrein) and the plugin, with a key of its own. What you add to openclaw.json stays.
+    """
+    from checkrein.connectors.openclaw_home import Folder, Home
+    from checkrein.connectors.openclaw_runtime import OPENCLAW, find, openclaw_version
+
+    if not 0 < port < 65536:
+        raise ConfigError(f"`{port}` is no port", hint="choose one from 1 to 65535")
+    place = Folder(folder)
+    before = place.read() if place.marker.exists() else None
+    runtime = find(node=node, openclaw=openclaw, cache=cache, tell=say)
+    found = openclaw_version(runtime.entry)
+    if found != OPENCLAW:
+        say(f"warning: this is OpenClaw {found or 'of an unknown version'}; tested with {OPENCLAW}")
+    home = Home(
+        gateway=name,
+        url=url.rstrip("/"),
+        port=port,
+        node=str(runtime.node),
+        entry=str(runtime.entry),
+        model=model,
+        key_id=before.key_id if before else "",
+    )
+    written = _write(place, home, dir, data, force=force)
+    if output is Output.JSON:
+        print_json({"dir": str(place.root), "written": list(written), "upstream": msgspec.to_builtins(home)})
+        return
+    for file in written:
+        say(f"wrote {place.root / file}")
+    if not written:
+        say(f"{place.root} is as it should be")
+    say("")
+    say("in checkrein.toml:")
+    emit(upstream(place, home))
+    say(f"next: checkrein serve, then checkrein openclaw run {folder}")
+
+
+def upstream(folder: Folder, home: Home) -> str:
+    """The section of checkrein.toml that puts Checkrein in front of this gateway."""
+    return "\n".join(
+        (
+            f"[upstreams.{home.gateway}]",
+            'kind = "openclaw"',
+            f'base_url = "http://127.0.0.1:{home.port}/v1"',
+            f'api_key_file = "{folder.token_file}"',
+            'models = ["openclaw", "openclaw/*"]',
+            "first_byte_timeout = 600  # a tool call may wait for people",
+        )
+    )
+
+
+def _write(folder: Folder, home: Home, dir: Path, data: Path | None, *, force: bool) -> tuple[str, ...]:
+    """Write the folder, with the key that stands there already, or with a new one."""
+    from checkrein.compose import SystemClock
+    from checkrein.services.keys import Keys
+
+    secret = folder.plugin_key()
+    with store(dir, data) as opened:
+        keys = Keys(opened, SystemClock())
+        if secret and keys.find(secret):
+            return folder.write(home, secret, force=force)
+        made, secret = keys.create(
+            f"{home.gateway}-gateway", permissions=(Permission.DECIDE, Permission.CALL), by=operator()
+        )
+        home = msgspec.structs.replace(home, key_id=made.id)
+        try:
+            return folder.write(home, secret, force=force)
+        except CheckreinError:
+            keys.revoke(made.id, by=operator())
+            raise
+
+
+@app.command(
+    short_help="Run it until SIGTERM or Ctrl-C.",
+    epilog=examples("checkrein openclaw run gateway"),
+)
+def run(folder: Place) -> None:
+    """Start the gateway, say when it is ready, and stop it cleanly at SIGTERM or Ctrl-C.
+
+    It does not start when its configuration or the plugin were changed where they govern it. Its agents' commands
+    inherit none of your environment.
+    """
+    from checkrein.connectors.openclaw_home import Folder
+    from checkrein.connectors.openclaw_process import GatewayProcess
+    from checkrein.connectors.openclaw_runtime import check_node
+
+    place = Folder(folder)
+    home = place.read()
+    check_node(Path(home.node))
+    place.check(home)
+    asked = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal asked
+        asked = True
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    gateway = GatewayProcess(place, home)
+    status: int | None = None
+    try:
+        say(f"starting OpenClaw, log in {place.log}")
+        gateway.start()
+        say(f"ready on {gateway.url}; its tools ask {home.url}")
+        while (status := gateway.wait(1.0)) is None:
+            pass
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        gateway.stop()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if not asked:
+        raise CheckreinError(f"the gateway ended by itself, status {status}", hint=f"its log is {place.log}")
+    say("stopped")

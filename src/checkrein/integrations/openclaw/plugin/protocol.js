@@ -1,0 +1,56 @@
+// What is said to Checkrein about one tool call: an AuthZEN evaluation. Values in, values out.
+
+// Tool Search hides most tools behind one: `tool_call {id, args}` fires the hook, then the tool itself fires it again,
+// under an id that names the first one.
+const WRAPPER = "tool_call";
+const INNER = /^tool_search_code:(.+):([^:]+):(\d+)$/;
+const TURN = /(turn_[0-9a-f]{48})$/;
+
+// JSON with sorted members: equal arguments are equal text.
+export function canonical(value) {
+  if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`;
+  if (value === null || typeof value !== "object") return JSON.stringify(value) ?? "null";
+  const members = Object.keys(value).sort().filter((name) => value[name] !== undefined);
+  return `{${members.map((name) => `${JSON.stringify(name)}:${canonical(value[name])}`).join(",")}}`;
+}
+
+// The tool that is really called, its arguments, how to put others in their place, and the call it came through.
+export function unwrap(event) {
+  const params = event.params ?? {};
+  const { id, args } = params;
+  if (event.toolName === WRAPPER && typeof id === "string" && (args === undefined || isObject(args))) {
+    const name = id.slice(id.lastIndexOf(":") + 1);
+    return { name, input: args ?? {}, wraps: true, parent: "", wrap: (input) => ({ ...params, args: input }) };
+  }
+  const inner = INNER.exec(event.toolCallId ?? "");
+  const parent = inner && inner[2] === event.toolName ? inner[1] : "";
+  return { name: event.toolName, input: params, wraps: false, parent, wrap: (input) => input };
+}
+
+const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
+
+// The person behind the session, by the handle Checkrein gave as `user`; without one the agent speaks for itself.
+export function subject(sessionKey, agent) {
+  const turn = TURN.exec(sessionKey ?? "");
+  return turn ? { type: "turn", id: turn[1] } : { type: "agent", id: agent || "openclaw" };
+}
+
+export function request(call, id, event, ctx, gateway) {
+  const agent = ctx.agentId || "main";
+  return {
+    subject: subject(ctx.sessionKey, agent),
+    action: { name: call.name, properties: { input: call.input } },
+    resource: { type: "tool", id: call.name },
+    context: {
+      agent: { id: agent },
+      session: ctx.sessionKey ?? "",
+      supported_obligations: ["custom"],
+      openclaw: {
+        gateway,
+        call: id,
+        run: event.runId ?? ctx.runId ?? "",
+        trace: ctx.trace?.traceId ?? "",
+      },
+    },
+  };
+}
