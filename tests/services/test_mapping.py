@@ -41,7 +41,7 @@ def recorded(kind: str, trace: str = "ab" * 16, **body: Any) -> Record:
 
 def documented() -> list[str]:
     """The kinds of docs/ledger.md."""
-    (text,) = re.findall(r"(?s)\nKinds: (.*?)\n\n", (ROOT / "docs/ledger.md").read_text())
+    (text,) = re.findall(r"(?s)\nKinds:\n\n(.*?)\n\n", (ROOT / "docs/ledger.md").read_text())
     return re.findall(r"`([a-z_.]+)`", text)
 
 

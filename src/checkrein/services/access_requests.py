@@ -97,7 +97,7 @@ class AccessRequests:
 
     def _find(self, request: Request, evaluation_id: str) -> Approval | None:
         asked = self._pdp.resolve(request).request
-        for bundle in self._pdp.digests():
+        for bundle in self._pdp.digests:
             for approval in self._approvals.of_action(asked.action_hash(bundle)):
                 if self._asked_by(approval, evaluation_id):
                     return approval

@@ -105,10 +105,10 @@ class Pdp:
         return self._stable.bundle
 
     @property
-    def digests(self) -> frozenset[str]:
-        """The versions that decide: the stable one, and the one that is tried beside it."""
+    def digests(self) -> tuple[str, ...]:
+        """The versions that decide now: the stable one, and the one that is tried beside it."""
         trial = self._trial
-        return frozenset({self.bundle.digest, *([trial.version.bundle.digest] if trial else [])})
+        return (self._stable.bundle.digest, *((trial.version.bundle.digest,) if trial else ()))
 
     def replace(self, bundle: Bundle) -> None:
         self._stable = Version.of(bundle)
@@ -140,11 +140,6 @@ class Pdp:
         known = {"agent": turn.agent, "session": turn.session}
         context = {**request.context, **{name: value for name, value in known.items() if value is not None}}
         return Asked(msgspec.structs.replace(request, subject=turn.subject, context=context), turn)
-
-    def digests(self) -> tuple[str, ...]:
-        """The bundles that decide now: the stable one, and that of a rollout."""
-        trial = self._trial
-        return (self._stable.bundle.digest, *((trial.version.bundle.digest,) if trial else ()))
 
     def decide(
         self,
