@@ -123,7 +123,7 @@ class System:
         self._sweep_at = 0.0
         self.shelf = Shelf(data)
         key = data.commitment_key()
-        self.facts = facts = ConfiguredFacts(self.config)
+        facts = ConfiguredFacts(self.config)
         self.pdp = Pdp(version.bundle, facts, self.clock, environment=self.config.environment, turns=self.turns)
         self.arms = Arms(store, self.pdp, self.shelf, key=key, offered=version.bundle)
         self.reloader = Reloader(self.arms, store, source, _trial(self.config), version)
@@ -209,7 +209,7 @@ class System:
             AuthZen(self.gateway, max_body_bytes=server.max_body_bytes, public_url=server.public_url),
             Admin(self.audit, tuple(sorted(named)), self.failing, self.warnings, now_us=self.clock.now_us),
             Control(self.killswitch),
-            ApprovalRoutes(self.approvals, self.waiting, self.facts, self.clock, drain),
+            ApprovalRoutes(self.approvals, self.waiting, self.clock, drain),
             AccessRequestRoutes(
                 AccessRequests(self.store, self.pdp, self.approvals, self.gateway.idempotency, self.clock),
                 self.approvals,

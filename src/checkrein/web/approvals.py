@@ -21,7 +21,7 @@ from checkrein.ledger.record import facets
 from checkrein.model import ApiKey, BadRequest, NotFound, Permission
 from checkrein.model.json import dumps, load_object
 from checkrein.model.stamp import stamp
-from checkrein.ports import Clock, Facts
+from checkrein.ports import Clock
 from checkrein.services.approvals import Approvals, shown_hash, view
 from checkrein.services.waiting import ANY, Drain, Waiting
 from checkrein.web import body
@@ -49,10 +49,9 @@ _FILTERS = ("state", "requester", "agent", "action", "risk", "after", "limit")
 
 
 class ApprovalRoutes:
-    def __init__(self, approvals: Approvals, waiting: Waiting, facts: Facts, clock: Clock, drain: Drain) -> None:
+    def __init__(self, approvals: Approvals, waiting: Waiting, clock: Clock, drain: Drain) -> None:
         self._approvals = approvals
         self._waiting = waiting
-        self._facts = facts
         self._clock = clock
         self._drain = drain
 
@@ -98,7 +97,7 @@ class ApprovalRoutes:
         return self._approvals.vote(
             id,
             voter=key.owner,
-            roles=key.roles or self._facts.roles(key.subject()),
+            roles=key.roles or None,
             approve=_DECISIONS[ballot.decision],
             reason=ballot.reason,
             auth=key.id,
