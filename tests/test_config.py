@@ -66,6 +66,7 @@ SETTABLE = [
 #: another value, where neither the next number nor `9s` is one
 OTHER = {
     "gate.latency_quantile": "0.9",
+    "gate.on_drift": "tell",
     "drift.scheduled": "false",
     "rollout.stages": "20, 100",
     "rollout.approvers": "2 of finance",

@@ -246,6 +246,28 @@ class System:
             return metrics.Known(has_side_effects=has_side_effects, why_not="there are no golden cases")
         return metrics.Known(has_side_effects=has_side_effects, usual=metrics.usual(cases, self._golden_decider()))
 
+    def compared(
+        self,
+        cases: Sequence[Golden],
+        environment: str,
+        *,
+        since: str = "",
+        reader: drift.Reader | None = None,
+        prompts_only: bool = False,
+    ) -> drift.Measured:
+        """Production of this time (`drift.since`, if none is given) beside golden cases, as they are decided now."""
+        until_us = self.clock.now_us()
+        return drift.measure(
+            self.store,
+            cases,
+            self._golden_decider(environment),
+            self.config.drift,
+            since_us=until_us - parse_span(since or self.config.drift.since) * 1_000_000,
+            until_us=until_us,
+            reader=reader,
+            prompts_only=prompts_only,
+        )
+
     def golden(self) -> list[Golden]:
         """The golden cases of the folder, as they are now; raises `BadRequest` for what is none."""
         try:
@@ -254,9 +276,9 @@ class System:
             raise BadRequest("the golden cases cannot be read", hint=f"look at `{self.folder / GOLDEN}`") from error
         return read_golden(files) if files else []
 
-    def _golden_decider(self) -> Callable[[Request], Decision]:
-        """Decides golden cases as the policies of now do, in this environment; nothing is recorded."""
-        pdp = production_pdp(self, self.pdp.bundle, self.config.environment)
+    def _golden_decider(self, environment: str = "") -> Callable[[Request], Decision]:
+        """Decides golden cases as the policies of now do, in this environment or its own; nothing is recorded."""
+        pdp = production_pdp(self, self.pdp.bundle, environment or self.config.environment)
         return lambda request: pdp.decide(Asked(request))
 
     def telling(self) -> Outbox:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from checkrein.compose import SystemClock
+from checkrein.compose import SystemClock, open_system
+from checkrein.model import Action, Request, Resource, Subject
 from checkrein.ports import RecordQuery
 from checkrein.storage.sqlite import SqliteStore
 from checkrein.web.server import BackgroundServer
@@ -88,11 +90,15 @@ def test_a_good_challenger_is_promoted_and_the_verdict_recorded(folder: Path, ag
     assert ": promote" in ran.out
     (detail,) = verdicts(folder)
     assert detail["verdict"] == "promote"
-    assert {check["state"] for check in detail["checks"]} == {"passed"}
+    states = {check["name"]: check["state"] for check in detail["checks"]}
+    assert states.pop("drift") == "skipped"  # there is no production yet, and that is told
+    assert set(states.values()) == {"passed"}
+    assert "drift" in ran.out
+    assert "production has no actions in this time" in ran.out
     assert json.loads((agents / "gate.json").read_text())["verdict"]["outcome"] == "promote"
     assert (agents / "gate.md").read_text().startswith("# Gate: promote")
     suite = ElementTree.parse(agents / "gate.xml").getroot()[0]  # noqa: S314 - our own report
-    assert (suite.get("failures"), suite.get("tests")) == ("0", "315")
+    assert (suite.get("failures"), suite.get("tests")) == ("0", "316")
     assert json.loads((agents / "gate.sarif").read_text())["runs"][0]["results"] == []
 
 
@@ -106,6 +112,82 @@ def test_a_bad_challenger_is_refused(folder: Path, agents: Path, cli: Run, chall
     found = {item["name"]: item["state"] for item in ran.json()["verdict"]["checks"]}
     assert found[check] == "failed"
     assert verdicts(folder)[0]["verdict"] == "refuse"
+
+
+@pytest.fixture
+def chatting(folder: Path) -> Path:
+    """The usual folder, where a golden set that is soon asked is large enough for drift, and one tool call ran."""
+    config = folder / "checkrein.toml"
+    config.write_text(config.read_text() + "\n[drift]\nnotice = 0.3\n")
+    return folder
+
+
+def produce(folder: Path, prompts: Sequence[str], tools: int = 0) -> None:
+    """Real decisions on prompts, and on tools that no golden prompt asks for."""
+    chats = [
+        Request(
+            Subject("user", "golden"),
+            Action("prompt", {"input": {"messages": [{"role": "user", "content": prompt}]}}),
+            Resource("model", "m"),
+        )
+        for prompt in prompts
+    ]
+    calls = [
+        Request(Subject("user", "u"), Action("read_file", {"input": {"path": f"/{at}"}}), Resource("tool", "x"))
+        for at in range(tools)
+    ]
+    system = open_system(folder)
+    try:
+        with ThreadPoolExecutor(16) as callers:
+            list(callers.map(lambda each: system.gateway.evaluate_sync(each, caller="test"), [*chats, *calls]))
+    finally:
+        system.close()
+
+
+def drift_of(ran: Any) -> Any:
+    (check,) = [item for item in ran.json()["verdict"]["checks"] if item["name"] == "drift"]
+    return check
+
+
+def test_golden_prompts_that_production_still_looks_like_pass(chatting: Path, agents: Path, cli: Run):
+    produce(chatting, [f"How long does refund {at} take?" for at in range(250)], tools=50)
+    ran = gate(cli, chatting, "python:gate_agents:good", golden(agents / "cases.jsonl"), "-o", "json")
+    assert (ran.code, drift_of(ran)["state"]) == (0, "passed"), ran.out
+    assert drift_of(ran)["told"] == "no drift: 250 actions look like the 310 golden cases"
+
+
+@pytest.mark.parametrize(
+    ("setting", "code", "state"), [("", 8, "open"), ("refuse", 5, "failed"), ("tell", 0, "skipped")]
+)
+def test_golden_prompts_that_production_has_drifted_from_are_no_evidence(
+    chatting: Path, agents: Path, cli: Run, setting: str, code: int, state: str
+):
+    if setting:
+        config = chatting / "checkrein.toml"
+        config.write_text(config.read_text() + f'\n[gate]\non_drift = "{setting}"\n')
+    produce(chatting, [f"Please send email number {at} to everybody in the house" * 8 for at in range(250)])
+    ran = gate(cli, chatting, "python:gate_agents:good", golden(agents / "cases.jsonl"), "-o", "json")
+    assert (ran.code, drift_of(ran)["state"]) == (code, state), ran.out
+    assert "argument sizes: 100.0% of the arguments are of other sizes" in drift_of(ran)["told"]
+
+
+def test_a_policy_folder_is_held_against_production_too(chatting: Path, agents: Path, cli: Run):
+    (chatting / "golden").mkdir()
+    request = {
+        "subject": {"type": "user", "id": "u"},
+        "action": {"name": "read_file", "properties": {"input": {"path": "/1"}}},
+        "resource": {"type": "tool", "id": "x"},
+    }
+    lines = [json.dumps({"id": str(at), "request": request}) for at in range(100)]
+    (chatting / "golden/a.jsonl").write_text("\n".join(lines))
+    produce(chatting, ["hello"] * 100, tools=100)
+    candidate = agents / "candidate"
+    shutil.copytree(chatting, candidate)
+    policies = candidate / "policies/main.cedar"
+    policies.write_text(policies.read_text() + "// another word\n")
+    ran = cli("gate", "run", "--challenger", candidate, "--dir", chatting, "-o", "json")
+    assert (ran.code, drift_of(ran)["state"]) == (8, "open"), ran.out
+    assert "1 that the golden set lacks: prompt" in drift_of(ran)["told"]
 
 
 def test_few_cases_are_not_enough_evidence(folder: Path, agents: Path, cli: Run):

@@ -81,10 +81,8 @@ def report(
     import msgspec
 
     from checkrein.compose import production_pdp
-    from checkrein.model.requirement import parse_span
     from checkrein.services import drift
     from checkrein.services.golden import read_golden
-    from checkrein.services.pdp import Asked
 
     if decrypt and not person:
         raise BadRequest("nobody is named who reads it", hint="say who you are with `--as PERSON`")
@@ -92,19 +90,10 @@ def report(
         raise BadRequest(f"`{suggest}` is there already", hint="name a new file, read it, then add its cases")
     cases = read_golden(golden_files(golden, dir))
     with system(dir, data) as opened:
-        until_us = opened.clock.now_us()
-        since_us = until_us - parse_span(since or opened.config.drift.since) * 1_000_000
-        pdp = production_pdp(opened, opened.pdp.bundle, environment)
-        found = drift.measure(
-            opened.store,
-            cases,
-            lambda request: pdp.decide(Asked(request)),
-            opened.config.drift,
-            since_us=since_us,
-            until_us=until_us,
-            reader=drift.Reader(opened.payloads, person) if decrypt else None,
-        )
+        reader = drift.Reader(opened.payloads, person) if decrypt else None
+        found = opened.compared(cases, environment, since=since, reader=reader)
         if suggest:
+            pdp = production_pdp(opened, opened.pdp.bundle, environment)
             _suggest(opened, found, pdp, suggest, person if decrypt else "")
     if output is Output.JSON:
         print_json(msgspec.to_builtins(found.report) | {"told": found.report.told})

@@ -126,6 +126,7 @@ def _policies(
     candidate = _decider(production_pdp(opened, bundle, environment))
     answers, checks = gates.policy_checks(cases, stable, candidate)
     limits = opened.config.gate
+    checks.append(gates.drift_check(opened.compared(cases, environment).report, limits.on_drift))
     verdict = judge_policies(answers, msgspec.structs.replace(limits, latency_ms=limits.decision_ms), checks)
     made = gates.report("policy", opened.pdp.bundle.digest, bundle.digest, cases, limits, verdict)
     return made, {gates.CHALLENGER: answers}
@@ -179,7 +180,11 @@ def _agents(
         run.close()
     say(f"the answers stand in {path}")
     pdp = production_pdp(opened, opened.pdp.bundle, environment)
+    asked = [case for case in cases if case.messages]
     more: list[Check] = [gates.governance(cases, _decider(pdp))]
+    if asked:
+        drifted = opened.compared(asked, environment, prompts_only=True).report
+        more.append(gates.drift_check(drifted, opened.config.gate.on_drift))
     before, after = (arm.name for arm in arms.values())
     kind = "upstream" if {before, after} <= set(opened.config.upstreams) else "agent"
     verdict = promotion.judge(answers[gates.CHAMPION], answers[gates.CHALLENGER], opened.config.gate, more)

@@ -24,7 +24,7 @@ from checkrein.config.sections import (
     WebhookConfig,
     WitnessConfig,
 )
-from checkrein.flow.limits import Targets
+from checkrein.flow.limits import ON_DRIFT, Targets
 from checkrein.ledger.checkpoint import COSIGNATURE, VerifierKey
 from checkrein.model import BadRequest, ConfigError, Level, Outcome
 from checkrein.model.people import Absence
@@ -116,6 +116,8 @@ def _check_gate(given: GateConfig, places: Places) -> None:
     for field in ("latency_ms", "decision_ms", "cost_per_1000_tokens", "concurrency"):
         if not 0 < getattr(given, field) < math.inf:
             raise places.error(f"gate.{field}", "is not a positive number", "leave it out for the default")
+    if given.on_drift not in ON_DRIFT:
+        raise places.error("gate.on_drift", f"is `{given.on_drift[:40]}`", f"choose {', '.join(ON_DRIFT)}")
 
 
 def _check_targets(given: Targets, places: Places) -> None:

@@ -110,9 +110,13 @@ class ApprovalsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GateConfig(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a challenger must keep to be promoted, and how many cases are asked at once."""
+    """What a challenger must keep to be promoted, and how many cases are asked at once.
+
+    `on_drift` says what it means that production has drifted from the golden set: `open`, `refuse` or `tell`.
+    """
 
     concurrency: int = 8
+    on_drift: str = "open"
 
 
 class DriftConfig(DriftLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -43,3 +43,7 @@ class DriftLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     floor: float = 0.02
     #: a golden set that would not notice so much is too small
     notice: float = 0.15
+
+
+#: what production that has drifted from the golden set makes of a gate's verdict: it stays open, is refused, is told
+ON_DRIFT = ("open", "refuse", "tell")

@@ -53,11 +53,18 @@ def measure(
     since_us: int,
     until_us: int,
     reader: Reader | None = None,
+    prompts_only: bool = False,
 ) -> Measured:
-    """Decide the golden cases, count production, and judge; with a reader the texts too."""
+    """Decide the golden cases, count production, and judge; with a reader the texts too.
+
+    `prompts_only` leaves tool calls out: what answers prompts is judged by prompts.
+    """
     known = seen.golden(cases, decide)
     prompts = any(name.startswith("model/") for name in known.targets) or not known.actions[PROMPT]
-    found = seen.counted(seen.production(store, since_us, until_us), prompts_have_targets=prompts)
+    actions = seen.production(store, since_us, until_us)
+    if prompts_only:
+        actions = (each for each in actions if each[1].action == PROMPT)
+    found = seen.counted(actions, prompts_have_targets=prompts)
     texts = None
     if reader and found.count:
         texts = reader.compare(store, cases, found.count, since_us, until_us)

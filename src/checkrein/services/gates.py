@@ -16,7 +16,8 @@ from typing import Protocol
 
 import msgspec
 
-from checkrein.flow.limits import Limits
+from checkrein.flow import drift
+from checkrein.flow.limits import ON_DRIFT, Limits
 from checkrein.flow.promotion import Answered, Check, State, Verdict
 from checkrein.model import Decision, Request, UpstreamUnavailable
 from checkrein.model.json import canonical
@@ -28,6 +29,8 @@ from checkrein.services.scoring import Judge, score
 VERDICT = "gate.verdict"
 #: cases that a check names, and how often a policy bundle decides each
 MAX_NAMED, REPEATS = 20, 5
+#: what production that has drifted from the golden set makes of a check, by `gate.on_drift`
+_DRIFTED = dict(zip(ON_DRIFT, (State.OPEN, State.FAILED, State.SKIPPED), strict=True))
 CHAMPION, CHALLENGER = "champion", "challenger"
 
 
@@ -181,6 +184,16 @@ def policy_checks(
     ]
 
 
+def drift_check(found: drift.Report, on_drift: str) -> Check:
+    """Whether the golden cases still look like production. `on_drift` is what it means if they do not.
+
+    What cannot be told is told to be so: a first deployment has no production, and must be able to begin.
+    """
+    states = {drift.Outcome.NO_DRIFT: State.PASSED, drift.Outcome.DRIFT: _DRIFTED[on_drift]}
+    told = "; ".join([found.told, *(f"{each.name}: {each.told}" for each in found.shifted)])
+    return Check(name="drift", state=states.get(found.outcome, State.SKIPPED), told=told, needed=found.needed)
+
+
 def _listed(what: str, items: Sequence[str]) -> str:
     more = f" and {len(items) - MAX_NAMED} more" if len(items) > MAX_NAMED else ""
     return f"{what}: {'; '.join(items[:MAX_NAMED])}{more}" if items else what
@@ -212,6 +225,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             }
             for check in self.verdict.checks
         ]
+        limits = msgspec.structs.asdict(self.limits)
         return {
             "id": self.id,
             "kind": self.kind,
@@ -221,7 +235,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             "golden": self.golden,
             "cases": self.cases,
             "needed": self.verdict.needed,
-            "limits": {name: f"{value:g}" for name, value in msgspec.structs.asdict(self.limits).items()},
+            "limits": {name: value if isinstance(value, str) else f"{value:g}" for name, value in limits.items()},
             "checks": checks,
         }
 
