@@ -123,7 +123,7 @@ class System:
         self._sweep_at = 0.0
         self.shelf = Shelf(data)
         key = data.commitment_key()
-        facts = ConfiguredFacts(self.config)
+        self.facts = facts = ConfiguredFacts(self.config)
         self.pdp = Pdp(version.bundle, facts, self.clock, environment=self.config.environment, turns=self.turns)
         self.arms = Arms(store, self.pdp, self.shelf, key=key, offered=version.bundle)
         self.reloader = Reloader(self.arms, store, source, _trial(self.config), version)
