@@ -47,6 +47,7 @@ from checkrein.services.recovery import recover
 from checkrein.services.reload import Reloader, Source, Trial, Version, Watch, first, prove, read_bundle
 from checkrein.services.rollouts import Rollouts
 from checkrein.services.turns import Turns
+from checkrein.services.vitals import Vitals, vitals
 from checkrein.services.waiting import Drain, Hold, Waiting
 from checkrein.services.witness import Pusher, Witness
 from checkrein.storage.bundles import ArchiveSource, Bundles, FolderSource, read_public_key
@@ -63,6 +64,7 @@ from checkrein.web.approvals import ApprovalRoutes
 from checkrein.web.authzen import AuthZen
 from checkrein.web.control import Control
 from checkrein.web.guard import Guard
+from checkrein.web.metrics import Metrics
 from checkrein.web.proxy import Proxy
 from checkrein.web.routes import Route, Routes
 
@@ -208,6 +210,7 @@ class System:
             ),
             AuthZen(self.gateway, max_body_bytes=server.max_body_bytes, public_url=server.public_url),
             Admin(self.audit, tuple(sorted(named)), self.failing, self.warnings, now_us=self.clock.now_us),
+            Metrics(self.gateway.live, self.vitals, self.measured),
             Control(self.killswitch),
             ApprovalRoutes(self.approvals, self.waiting, self.clock, drain),
             AccessRequestRoutes(
@@ -223,6 +226,20 @@ class System:
             ),
             drain=drain,
             stop=stop,
+        )
+
+    def vitals(self) -> Vitals:
+        """How it is right now."""
+        return vitals(
+            self.store,
+            self.clock,
+            checkpoint=self.data.checkpoint(),
+            approvals=self.approvals,
+            arms=self.arms,
+            webhooks=sorted(self.config.webhooks),
+            failing=len(self.failing()),
+            warnings=len(self.warnings()),
+            bundle=self.pdp.bundle.digest,
         )
 
     def measured(self, since_us: int = 0) -> metrics.Report:

@@ -28,6 +28,7 @@ ROUTES = [
     ("GET", "/api/v1/approvals/apr_1"),
     ("GET", "/api/v1/approvals/events"),
     ("POST", "/api/v1/approvals/apr_1/vote"),
+    ("GET", "/metrics"),
     ("GET", "/nothing/here"),
 ]
 
@@ -70,6 +71,7 @@ async def test_a_revoked_key_opens_nothing_from_the_next_request_on(
         ("POST", "/access/v1/evaluation", Permission.AUDIT),
         ("GET", "/api/v1/audit/records", Permission.CALL),
         ("GET", "/api/v1/activities", Permission.DECIDE),
+        ("GET", "/api/v1/audit/records", Permission.METRICS),
     ],
 )
 async def test_a_key_may_do_only_what_it_was_made_for(

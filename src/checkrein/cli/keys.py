@@ -55,8 +55,8 @@ def create(
         typer.Option(
             metavar="PERMISSIONS",
             help="By comma: `call` models and tools as the owner, `decide` for any subject (an enforcement "
-            "point), `audit` reads the ledger, `operate` kills and revives, `approve` votes on approvals as "
-            "the owner.",
+            "point), `audit` reads the ledger, `metrics` the figures, `operate` kills and revives, `approve` votes on "
+            "approvals as the owner.",
         ),
     ] = "call",
     expires: Annotated[str, typer.Option(metavar="TIME", help="Until when, such as 30d.", show_default="never")] = "",

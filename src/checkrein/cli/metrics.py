@@ -32,7 +32,8 @@ def metrics(
 ) -> None:
     """Show how well this deployment governs: each measure with its target, and how it was counted.
 
-    Targets stand under `[targets]` in checkrein.toml. Where there is nothing to count no target is met.
+    Targets stand under `[targets]` in checkrein.toml. Where there is nothing to count no target is met. A running
+    server tells the same, and what it does now, at /metrics.
     """
     with system(dir, data) as opened:
         since_us = moment(since, opened.clock.now_us()) if since else 0

@@ -87,7 +87,7 @@ def serve(
       POST /api/v1/approvals/ID/vote
       GET  /api/v1/audit/records and /api/v1/activities
       POST /api/v1/kill and /api/v1/revive, GET /api/v1/killed
-      GET  /healthz and /readyz
+      GET  /healthz, /readyz and /metrics
     """
     from checkrein.compose import open_system
     from checkrein.web.server import serve as run

@@ -23,6 +23,8 @@ class Permission(enum.StrEnum):
     OPERATE = "operate"
     #: vote on approvals, as the key's owner
     APPROVE = "approve"
+    #: read the figures at `/metrics`, and nothing else
+    METRICS = "metrics"
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):

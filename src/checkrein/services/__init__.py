@@ -18,8 +18,8 @@
 `outbox`     tells webhooks of every record, at least once and in order; `cloudevents` is what they are told
 `gates`      champion and challenger on golden cases; `golden` reads them, `scoring` scores, `verdicts` reports and
              `imports` takes runs of other tools
-`metrics`    how well a deployment governs, beside its targets
 `drift`      whether production still looks like the golden set; `seen` counts both, `suggestions` proposes cases to add
+`metrics`    how well a deployment governs, beside its targets; `live` is what this process did, `vitals` how it is now
 `recovery`   after a crash: a start without an end becomes `execution.unknown`
 `turns`      prompts in flight, so that an agent gateway's tool calls are decided for the person
 `answers`    decides the tool calls that a model answers

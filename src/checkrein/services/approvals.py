@@ -388,6 +388,10 @@ class Approvals:
             expired += 1
         return expired
 
+    def waiting(self) -> int:
+        """How many are stored as pending; those past their deadline leave at the next `sweep`."""
+        return sum(len(page) for page in self._pages(State.PENDING))
+
     def _pages(self, state: State | None, action_hash: str = "") -> Iterator[list[Approval]]:
         """Every approval that is stored in this state (`None`: in any), of this action if one is given, by id."""
         wanted, after = state.value if state else "", ""

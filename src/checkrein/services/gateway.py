@@ -39,6 +39,7 @@ from checkrein.services.approvals import Approvals, save
 from checkrein.services.governed import Asking, Governed, decision_of
 from checkrein.services.idempotency import Idempotency, Once, Replay
 from checkrein.services.killswitch import KillSwitch, Running
+from checkrein.services.live import Live
 from checkrein.services.payloads import Sealer
 from checkrein.services.pdp import ANY, Asked, Part, Pdp
 from checkrein.services.steps import Driver, Steps, wait
@@ -75,6 +76,7 @@ class Gateway:
         self.idempotency = idempotency
         self._killswitch = killswitch
         self._running = Running(killswitch)
+        self.live = Live()
         self._driver = Driver()
 
     # --- what connectors call -----------------------------------------------------------------------------------
@@ -424,6 +426,8 @@ class Gateway:
             else:
                 drafts.append(records.approval(kind, _meant(kind, command), key=self._key))
         event = yield from self._write(Unit(tuple(drafts), tuple(saves)), payload)
+        if "decision" in command.kinds and isinstance(event, flow.Durable):
+            self.live.decided(made, asking.latency_us)
         if answer and not isinstance(event, flow.Durable):
             self._sealer.discard(answer)
         return event
@@ -442,11 +446,15 @@ class Gateway:
             written = self._store.commit(unit)
             yield together(written, self._sealer.seal(payload)) if payload else written
         except Unsealed:
+            self.live.unrecorded()
             raise
         except (StoreConflict, StoreUnavailable) as error:
             if payload:
                 self._sealer.discard(payload)
-            return flow.Conflicted() if isinstance(error, StoreConflict) else flow.Refused()
+            if isinstance(error, StoreConflict):
+                return flow.Conflicted()
+            self.live.unrecorded()
+            return flow.Refused()
         return flow.Durable()
 
     def _end(self, governed: Governed) -> Steps[None]:
@@ -491,7 +499,10 @@ class Gateway:
             saves.append(ended)
         unit = Unit(tuple(drafts), tuple(saves))
         try:
-            command = governed.machine.handle((yield from self._write(unit, payload)))
+            event = yield from self._write(unit, payload)
+            if isinstance(event, flow.Durable):
+                self.live.ended(status)
+            command = governed.machine.handle(event)
         except Unsealed as error:
             raise StoreUnavailable("the action ran but its result could not be kept", hint=error.hint) from error
         if isinstance(command, flow.Fail):

@@ -24,6 +24,8 @@ from checkrein.web.body import Gone
 from checkrein.web.control import KILL, KILLED, REVIVE, Control
 from checkrein.web.errors import error_response
 from checkrein.web.guard import Guard
+from checkrein.web.metrics import PATH as METRICS
+from checkrein.web.metrics import Metrics
 from checkrein.web.proxy import PATH as PROXIED
 from checkrein.web.proxy import Proxy
 
@@ -52,6 +54,7 @@ def create_app(
     proxy: Proxy,
     authzen: AuthZen,
     admin: Admin,
+    figures: Metrics,
     control: Control,
     approvals: ApprovalRoutes,
     requests: AccessRequestRoutes,
@@ -71,6 +74,7 @@ def create_app(
         "/v1/models": (GET, request_response(admin.models)),
         "/api/v1/audit/records": (GET, request_response(admin.records)),
         "/api/v1/activities": (GET, request_response(admin.activities)),
+        METRICS: (GET, request_response(figures.metrics)),
         KILL: (POST, request_response(control.kill)),
         REVIVE: (POST, request_response(control.revive)),
         KILLED: (GET, request_response(control.killed)),
