@@ -8,7 +8,7 @@ DEV := $(VENV)/.installed-dev
 RIVALS := $(VENV)/.installed-rivals
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-deep check fmt bench docs lock clean
+.PHONY: help demo test test-deep test-openclaw check fmt bench docs lock clean
 
 help: ## list the words
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -17,10 +17,13 @@ demo: $(RUN) ## see agent requests decided, approved, executed, recorded and pro
 	@$(BIN)/checkrein demo
 
 test: $(DEV) ## run the tests
-	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not deep"
+	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not deep and not openclaw"
 
 test-deep: $(DEV) ## the long runs: thousands of examples, crashes, soaks
-	@CHECKREIN_DEEP=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	@CHECKREIN_DEEP=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not openclaw"
+
+test-openclaw: $(DEV) ## against a real OpenClaw Gateway, which npm installs (830 MB) when it is not there yet
+	@$(BIN)/python -m pytest -p no:xdist --timeout 300 -m openclaw tests/openclaw
 
 check: $(DEV) ## format, lint, types, and the import contract of the house
 	@$(BIN)/ruff format --check .

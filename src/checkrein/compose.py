@@ -43,6 +43,7 @@ from checkrein.services.outbox import Destination, Outbox
 from checkrein.services.payloads import Sealer
 from checkrein.services.pdp import Asked, Pdp
 from checkrein.services.privacy import SWEEP_AT_START, Privacy
+from checkrein.services.reconcile import Gateways, Terms
 from checkrein.services.recovery import recover
 from checkrein.services.reload import Reloader, Source, Trial, Version, Watch, first, prove, read_bundle
 from checkrein.services.rollouts import Rollouts
@@ -65,6 +66,7 @@ from checkrein.web.authzen import AuthZen
 from checkrein.web.control import Control
 from checkrein.web.guard import Guard
 from checkrein.web.metrics import Metrics
+from checkrein.web.openclaw import OpenClaw
 from checkrein.web.proxy import Proxy
 from checkrein.web.routes import Route, Routes
 
@@ -148,6 +150,7 @@ class System:
             every_us=parse_span(self.config.drift.every) * 1_000_000,
             since_us=parse_span(self.config.drift.since) * 1_000_000,
         )
+        self.gateways = Gateways(store, self.clock, gateway_terms(self.config))
         self.witnesses = Pusher(configured_witnesses(self.config), store, data, every_s=WITNESS_EVERY_S)
         self.gateway = Gateway(
             store,
@@ -208,7 +211,12 @@ class System:
                 arms=self.arms,
                 hold=Hold(self.waiting, self.config.approvals.hold, drain),
             ),
-            AuthZen(self.gateway, max_body_bytes=server.max_body_bytes, public_url=server.public_url),
+            AuthZen(
+                self.gateway,
+                max_body_bytes=server.max_body_bytes,
+                public_url=server.public_url,
+                gateways=self.gateways,
+            ),
             Admin(self.audit, tuple(sorted(named)), self.failing, self.warnings, now_us=self.clock.now_us),
             Metrics(self.gateway.live, self.vitals, self.measured),
             Control(self.killswitch),
@@ -224,6 +232,7 @@ class System:
                 retry_after_s=parse_span(self.config.approvals.retry_after),
                 public_url=server.public_url,
             ),
+            OpenClaw(self.gateways, self.approvals, now_us=self.clock.now_us),
             drain=drain,
             stop=stop,
         )
@@ -319,7 +328,8 @@ class System:
         with suppress(StoreUnavailable):  # `failing` says so
             killed = [f"killed: {switch.target} ({switch.reason})" for switch in self.killswitch.killed()]
             drifted = self.drift.warnings()
-        return (*self.reloader.warnings(), *self.witnesses.warnings(), *killed, *drifted)
+        noted = (*self.reloader.warnings(), *self.witnesses.warnings(), *self.gateways.warnings())
+        return (*noted, *killed, *drifted)
 
     def watching(self) -> Watch:
         """While the block runs, what a server does beside its requests is done; see `look`."""
@@ -341,6 +351,7 @@ class System:
             self.reloader.poll()
         finally:
             self.rollouts.tick()
+            self.gateways.tick()
             if time.monotonic() >= self._sweep_at:
                 self._sweep_at = time.monotonic() + SWEEP_EVERY_S
                 self.approvals.sweep()
@@ -559,6 +570,15 @@ def upstream(name: str, given: UpstreamConfig, loaded: Loaded) -> HttpUpstream:
         ),
         listed=given.networks,
     )
+
+
+def gateway_terms(config: Config) -> dict[str, Terms]:
+    """What is asked of each configured agent gateway."""
+    return {
+        name: Terms(heartbeat_s=given.heartbeat_timeout, witness_s=given.witness_timeout, quarantine=given.quarantine)
+        for name, given in config.upstreams.items()
+        if given.kind == "openclaw"
+    }
 
 
 def destinations(loaded: Loaded) -> dict[str, Destination]:

@@ -210,6 +210,9 @@ def _check_upstream(name: str, given: UpstreamConfig, places: Places) -> None:
     for field in _TIMEOUTS:
         if not 0 < getattr(given, field) < math.inf:
             raise places.error(f"{name}.{field}", "is not a positive number", "give it in seconds")
+    for field in ("heartbeat_timeout", "witness_timeout"):
+        if not 0 <= getattr(given, field) < math.inf:
+            raise places.error(f"{name}.{field}", "is not a number from 0 on", "give it in seconds; 0 asks nothing")
     if not 0 <= given.retries <= 5:
         raise places.error(
             f"{name}.retries", "is not from 0 to 5", "callers try again by themselves: leave it out for 0"

@@ -50,6 +50,12 @@ class UpstreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fallback: tuple[str, ...] = ()
     retries: int = 0
     networks: tuple[str, ...] = ()
+    #: for an agent gateway, seconds; 0 asks nothing: silent for so long it is refused, and a tool call that is
+    #: observed must be decided within
+    heartbeat_timeout: float = 15.0
+    witness_timeout: float = 10.0
+    #: whether a tool call that ran ungoverned closes the gateway until a person releases it
+    quarantine: bool = True
 
 
 class Person(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -62,6 +62,7 @@ KINDS = (
     Kind("execution.started", API, 99),
     Kind("execution.finished", API, 99),
     Kind("execution.unknown", API, 99, severity=4, status=0),
+    Kind("execution.reported", API, 99),
     Kind("policy.changed", ENTITY, 3, entity="policy bundle"),
     Kind("policy.rejected", ENTITY, 3, severity=3, status=2, entity="policy bundle"),
     Kind("rollout.step", ENTITY, 3, entity="rollout"),
@@ -81,6 +82,9 @@ KINDS = (
     Kind("erasure", ENTITY, 4, severity=2, entity="payload"),
     Kind("key.*", ENTITY, 3, severity=2, entity="signing key"),
     Kind("admin.*", ENTITY, 99, entity="deployment"),
+    Kind("admin.gateway_released", ENTITY, 3, entity="gateway"),
+    Kind("system.ungoverned", ENTITY, 99, severity=4, status=2, entity="gateway"),
+    Kind("system.gateway_quarantined", ENTITY, 9, severity=4, entity="gateway"),
     Kind("system.*", ENTITY, 99, entity="deployment"),
     Kind("*", API, 99),
 )

@@ -171,6 +171,30 @@ def finished(
     )
 
 
+class Told(msgspec.Struct, frozen=True):
+    """A decision that was given to a gateway for one of its tool calls."""
+
+    tool: str
+    runs: bool
+    evaluation_id: str
+    trace_id: str
+
+
+def reported(gateway: str, told: Told, *, status: str, duration_us: int) -> Draft:
+    """What a gateway says became of a call that was decided for it: its word, not what Checkrein saw."""
+    return Draft(
+        "execution.reported",
+        told.trace_id,
+        {
+            "actor": {"type": "service", "id": cut(gateway), "agent": ""},
+            "action": {"name": cut(told.tool), "resource": {"type": "tool", "id": cut(told.tool)}},
+            "evaluation_id": told.evaluation_id,
+            "status": status,
+            "duration_us": duration_us,
+        },
+    )
+
+
 def approval(kind: str, row: Approval, *, key: bytes) -> Draft:
     """`approval.requested`, `.decided`, `.expired`, `.cancelled`, `.used`."""
     request = row.request()

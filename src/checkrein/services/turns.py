@@ -24,6 +24,7 @@ from checkrein.flow.approval import Approval
 from checkrein.model import Decision, Request, Subject
 from checkrein.model.json import canonical
 from checkrein.model.json import fold as folded
+from checkrein.model.request import PROMPT
 from checkrein.policy.manifest import Manifests
 from checkrein.services.ids import fresh
 
@@ -63,9 +64,15 @@ class Turn:
         very tool), when every argument that steers the effect stands in the text the person approved, and when
         nothing in the call could lead people elsewhere. A tool of which nobody said what steers it is never
         covered. `spend` allows it once per tool.
+
+        To the model that the turn's own agent asks, the approved prompt may be repeated.
         """
+        if self.approval is None or not set(made.labels) <= set(self.approval.labels):
+            return False
+        if request.is_prompt:
+            return True
         manifest = manifests.get(request.action.name)
-        if self.approval is None or manifest is None or not set(made.labels) <= set(self.approval.labels):
+        if manifest is None:
             return False
         given = request.action.input
         sources = trace({name: given.get(name) for name in manifest.control}, endorsed=self.prompt)
@@ -73,7 +80,9 @@ class Turn:
         return endorsed and not _leads_away(given, self.prompt)
 
     def spend(self, tool: str) -> bool:
-        """Use the approval for one tool; False when it was used for it before."""
+        """Use the approval for one tool; False when it was used for it before. An agent asks its model many times."""
+        if tool == PROMPT:
+            return True
         with self._lock:
             if tool in self._covered:
                 return False

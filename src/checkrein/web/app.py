@@ -26,6 +26,8 @@ from checkrein.web.errors import error_response
 from checkrein.web.guard import Guard
 from checkrein.web.metrics import PATH as METRICS
 from checkrein.web.metrics import Metrics
+from checkrein.web.openclaw import ROOT as OPENCLAW
+from checkrein.web.openclaw import OpenClaw
 from checkrein.web.proxy import PATH as PROXIED
 from checkrein.web.proxy import Proxy
 
@@ -58,6 +60,7 @@ def create_app(
     control: Control,
     approvals: ApprovalRoutes,
     requests: AccessRequestRoutes,
+    openclaw: OpenClaw,
     *,
     drain: Drain,
     stop: Callable[[], Awaitable[None]],
@@ -80,6 +83,10 @@ def create_app(
         KILLED: (GET, request_response(control.killed)),
         LIST: (GET, request_response(approvals.list)),
         EVENTS: (GET, request_response(approvals.events)),
+        f"{OPENCLAW}/heartbeat": (POST, request_response(openclaw.heartbeat)),
+        f"{OPENCLAW}/result": (POST, request_response(openclaw.result)),
+        f"{OPENCLAW}/approval": (GET, request_response(openclaw.approval)),
+        f"{OPENCLAW}/gateways": (GET, request_response(openclaw.gateways)),
     }
     #: paths that name something, looked through where none above fits
     naming = [

@@ -12,6 +12,8 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from checkrein.connectors import openclaw
+from checkrein.decide.redact import Placeholders, redact_json
 from checkrein.model import (
     ApiKey,
     BadRequest,
@@ -26,6 +28,7 @@ from checkrein.model import (
 from checkrein.model.json import dumps, load_object
 from checkrein.services.gateway import Gateway
 from checkrein.services.idempotency import Once
+from checkrein.services.reconcile import Call, Gateways
 from checkrein.web import body, trace
 from checkrein.web.guard import allow
 from checkrein.web.headers import idempotency_key, require_json
@@ -66,8 +69,11 @@ class _Call(msgspec.Struct, frozen=True):
 class AuthZen:
     """`public_url` is where callers find this server, if that is not what they write into `Host`."""
 
-    def __init__(self, gateway: Gateway, *, max_body_bytes: int, public_url: str = "") -> None:
+    def __init__(
+        self, gateway: Gateway, *, max_body_bytes: int, public_url: str = "", gateways: Gateways | None = None
+    ) -> None:
         self._gateway = gateway
+        self._gateways = gateways
         self._limit = max_body_bytes
         self._public_url = public_url
 
@@ -131,6 +137,9 @@ class AuthZen:
 
     async def _evaluate(self, value: Mapping[str, object], call: _Call, once: Once | None) -> Mapping[str, object]:
         request = as_caller(Request.from_json(value), call.key)
+        told = openclaw.asked(request.context) if self._gateways else None
+        if told and self._gateways and (refused := self._gateways.refusal(told.gateway, silent=False)):
+            raise Unauthorized(refused, hint="`checkrein openclaw release` opens it again", forbidden=True)
         made = await self._gateway.evaluate(
             request,
             caller=call.key.id,
@@ -138,16 +147,26 @@ class AuthZen:
             once=once,
             supported_obligations=request.context.get("supported_obligations"),
         )
-        return _with_approval(made, request.context.get("approval"))
+        if told and self._gateways:
+            self._gateways.decided(told.gateway, Call(run=told.run, call=told.call, tool=request.action.name), made)
+        return _answer(request, made)
 
 
-def _with_approval(made: Decision, given: object) -> Mapping[str, object]:
-    """The answer, with the approval it rests on, or what to do now where the one that was presented did not help."""
+def _answer(request: Request, made: Decision) -> Mapping[str, object]:
+    """The answer to a request.
+
+    To a redaction belong the arguments as they may leave, for callers that cannot redact; to an approval that was
+    presented, that the decision rests on it, or what to do now where it did not help.
+    """
     answer = made.to_json()
     context = answer["context"]
-    if isinstance(context, dict) and made.outcome.runs and made.approval_id:
+    if not isinstance(context, dict):
+        return answer
+    if made.outcome is Outcome.ALLOW_WITH_REDACTION:
+        context["input"] = redact_json(request.action.input, made.redact, Placeholders())
+    if made.outcome.runs and made.approval_id:
         context["approval"] = {"id": made.approval_id, "approved_until": made.approval_expires_at}
-    elif isinstance(context, dict) and given is not None and not made.outcome.runs:
+    elif request.context.get("approval") is not None and not made.outcome.runs:
         context["next_action"] = "request" if made.outcome is Outcome.REQUIRE_REVIEW else "none"
     return answer
 

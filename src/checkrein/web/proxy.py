@@ -16,7 +16,7 @@ import msgspec
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from checkrein.connectors import openai
+from checkrein.connectors import openai, openclaw
 from checkrein.connectors.chunks import Chunks
 from checkrein.connectors.completions import Whole
 from checkrein.model import ApiKey, CheckreinError, Decision, Permission, UpstreamUnavailable, UpstreamUnreachable
@@ -29,6 +29,7 @@ from checkrein.services.governed import Governed
 from checkrein.services.idempotency import Replay
 from checkrein.services.payloads import MAX_ANSWER_BYTES as MAX_KEPT_BYTES
 from checkrein.services.payloads import MAX_RESULT_BYTES
+from checkrein.services.turns import TURN
 from checkrein.services.waiting import Hold
 from checkrein.web import body, trace
 from checkrein.web.guard import allow
@@ -97,7 +98,7 @@ class Proxy:
         answer = Answer(send, trace_id)
         keys = self._gateway.idempotency
         try:
-            chat = openai.read_chat(data, key)
+            chat = openclaw.in_turn(openai.read_chat(data, key), key)
             name, part = self._arms.route(self._routes.serving(chat.model), chat.request)
             claimed = keys.once(once, caller=key.id, operation=PATH, body=data) if once else None
             answer.keeps = MAX_KEPT_BYTES if claimed else MAX_RESULT_BYTES if self._gateway.keeps_results else 0
@@ -106,7 +107,9 @@ class Proxy:
                 chat.request, caller=key.id, trace_id=trace_id, once=claimed, part=part, hold=hold
             ) as governed:
                 answer.decided(governed.decision)
-                answer.decide = lambda asked: self._answers.decide(governed, asked, caller=key.id)
+                answer.decide = _left_to_the_gateway
+                if chat.request.subject.type != TURN:
+                    answer.decide = lambda asked: self._answers.decide(governed, asked, caller=key.id)
                 last = await self._run(chat, governed, name, answer)
             await answer.end(last)
         except Replay as before:
@@ -302,6 +305,11 @@ class Answer:
 
 async def _undecided(asked: Sequence[Proposal]) -> tuple[Verdict, ...]:
     raise RuntimeError("no prompt was let through yet")
+
+
+async def _left_to_the_gateway(asked: Sequence[Proposal]) -> tuple[Verdict, ...]:
+    """In a turn the agent's own gateway asks about each tool call, before it runs."""
+    return tuple(Verdict() for _ in asked)
 
 
 async def _left(receive: Receive) -> None:

@@ -71,7 +71,7 @@ export class Governor {
     let answer = await this.evaluate(body, ctx.abortSignal);
     if (answer.context.outcome === "require_review") answer = await this.review(answer, body, ctx.abortSignal);
     const { context } = answer;
-    this.keep(this.open, key, { call: id, evaluation_id: context.evaluation_id });
+    this.keep(this.open, key, { call: id, run: body.context.openclaw.run });
     if (answer.decision !== true) throw new Refusal(said(context));
     if (context.outcome === "allow") return undefined;
     // a redaction is a rewrite of the arguments; Checkrein says what they become
@@ -135,6 +135,7 @@ export class Governor {
       redirect: "error",
       signal: signal ? AbortSignal.any([timeout, signal]) : timeout,
     });
+    if (reply.status === 403) throw new Refusal("Checkrein refuses this gateway");
     if (reply.status !== 200) {
       await reply.body?.cancel();
       throw new Error(`Checkrein answered ${reply.status}`);

@@ -4,6 +4,8 @@
 // under an id that names the first one.
 const WRAPPER = "tool_call";
 const INNER = /^tool_search_code:(.+):([^:]+):(\d+)$/;
+// These tools bear the name of an action group in policies, so policies know them by another.
+const NAMES = { read: "read_file", write: "write_file" };
 const TURN = /(turn_[0-9a-f]{48})$/;
 
 // JSON with sorted members: equal arguments are equal text.
@@ -19,13 +21,14 @@ export function unwrap(event) {
   const params = event.params ?? {};
   const { id, args } = params;
   if (event.toolName === WRAPPER && typeof id === "string" && (args === undefined || isObject(args))) {
-    const name = id.slice(id.lastIndexOf(":") + 1);
-    return { name, input: args ?? {}, wraps: true, parent: "", wrap: (input) => ({ ...params, args: input }) };
+    return { name: named(id.slice(id.lastIndexOf(":") + 1)), input: args ?? {}, wraps: true, parent: "", wrap: (input) => ({ ...params, args: input }) };
   }
   const inner = INNER.exec(event.toolCallId ?? "");
   const parent = inner && inner[2] === event.toolName ? inner[1] : "";
-  return { name: event.toolName, input: params, wraps: false, parent, wrap: (input) => input };
+  return { name: named(event.toolName), input: params, wraps: false, parent, wrap: (input) => input };
 }
+
+const named = (tool) => (Object.hasOwn(NAMES, tool) ? NAMES[tool] : tool);
 
 const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 
