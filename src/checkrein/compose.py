@@ -13,6 +13,7 @@ from checkrein import config as configuration
 from checkrein.config import Config, Loaded, UpstreamConfig, WebhookConfig
 from checkrein.connectors.answerers import ModelAnswerer, Price, plain_answerer
 from checkrein.connectors.http import HttpUpstream, Timeouts
+from checkrein.connectors.openclaw import WatchedUpstream
 from checkrein.connectors.webhook import Webhook, read_secret
 from checkrein.connectors.witness import HttpWitness
 from checkrein.flow.approval import Approval
@@ -26,6 +27,7 @@ from checkrein.policy.cases import CaseResult
 from checkrein.policy.cases import run as run_policy_tests
 from checkrein.policy.effect import Effect
 from checkrein.policy.explain import PolicyExplained
+from checkrein.ports import Upstream
 from checkrein.services import drift, metrics
 from checkrein.services.access_requests import AccessRequests
 from checkrein.services.approvals import Approvals
@@ -65,6 +67,7 @@ from checkrein.web.approvals import ApprovalRoutes
 from checkrein.web.authzen import AuthZen
 from checkrein.web.control import Control
 from checkrein.web.guard import Guard
+from checkrein.web.invoke import Invoke
 from checkrein.web.metrics import Metrics
 from checkrein.web.openclaw import OpenClaw
 from checkrein.web.proxy import Proxy
@@ -184,7 +187,7 @@ class System:
         """The HTTP application. Its upstream connections belong to the loop that serves it."""
         routes = {
             name: Route(
-                upstream=upstream(name, given, self.loaded),
+                upstream=self._upstream(name, given),
                 models=given.models,
                 agent=given.kind == "openclaw",
                 aliases=given.aliases,
@@ -193,11 +196,12 @@ class System:
             )
             for name, given in self.config.upstreams.items()
         }
+        tools = {name: self._upstream(name, at_root(given)) for name, given in gateway_configs(self.config).items()}
         server = self.config.server
 
         async def stop() -> None:
-            for route in routes.values():
-                await route.upstream.close()
+            for each in (*(route.upstream for route in routes.values()), *tools.values()):
+                await each.close()
 
         drain = Drain()
         named = {model for route in routes.values() for model in route.models if "*" not in model}
@@ -233,6 +237,7 @@ class System:
                 public_url=server.public_url,
             ),
             OpenClaw(self.gateways, self.approvals, now_us=self.clock.now_us),
+            Invoke(self.gateway, tools, max_body_bytes=server.max_body_bytes),
             drain=drain,
             stop=stop,
         )
@@ -250,6 +255,11 @@ class System:
             warnings=len(self.warnings()),
             bundle=self.pdp.bundle.digest,
         )
+
+    def _upstream(self, name: str, given: UpstreamConfig) -> Upstream:
+        """An upstream; an agent gateway gets nothing while it is refused."""
+        found = upstream(name, given, self.loaded)
+        return WatchedUpstream(found, self.gateways.refusal) if given.kind == "openclaw" else found
 
     def measured(self, since_us: int = 0) -> metrics.Report:
         """How well this deployment governs, since then or over the window of its targets."""
@@ -576,9 +586,18 @@ def gateway_terms(config: Config) -> dict[str, Terms]:
     """What is asked of each configured agent gateway."""
     return {
         name: Terms(heartbeat_s=given.heartbeat_timeout, witness_s=given.witness_timeout, quarantine=given.quarantine)
-        for name, given in config.upstreams.items()
-        if given.kind == "openclaw"
+        for name, given in gateway_configs(config).items()
     }
+
+
+def gateway_configs(config: Config) -> dict[str, UpstreamConfig]:
+    """The upstreams that are agent gateways."""
+    return {name: given for name, given in config.upstreams.items() if given.kind == "openclaw"}
+
+
+def at_root(given: UpstreamConfig) -> UpstreamConfig:
+    """The same server, above the `/v1` of its OpenAI endpoints."""
+    return msgspec.structs.replace(given, base_url=given.base_url.rstrip("/").removesuffix("/v1"))
 
 
 def destinations(loaded: Loaded) -> dict[str, Destination]:

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from checkrein.connectors.openai import Chat
-from checkrein.model import ApiKey, BadRequest, Permission, Subject
-from checkrein.model.json import load_object
+from checkrein.model import (
+    Action,
+    ApiKey,
+    ApprovalRequired,
+    BadRequest,
+    Denied,
+    Permission,
+    Request,
+    Resource,
+    Subject,
+    UpstreamUnreachable,
+)
+from checkrein.model.json import dumps, load_object
+from checkrein.ports import Reply, Upstream
 from checkrein.services.reconcile import Call
 from checkrein.services.turns import TURN
 
@@ -48,6 +60,70 @@ class Asked(msgspec.Struct, frozen=True):
     gateway: Name
     call: Id = ""
     run: Id = ""
+
+
+class Invoke(msgspec.Struct, frozen=True, rename="camel"):
+    """A tool called over HTTP. What else a caller may write there, its session above all, is dropped."""
+
+    tool: Annotated[str, Meta(max_length=200)] = ""
+    name: Annotated[str, Meta(max_length=200)] = ""
+    action: str | None = None
+    args: dict[str, Any] = {}
+    agent_id: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")] = "main"
+
+    def request(self, key: ApiKey) -> Request:
+        """The action that is asked for, as the plugin will name it too."""
+        tool = self.name or self.tool
+        tool = NAMES.get(tool, tool)
+        context: dict[str, object] = {"agent": {"id": key.agent}} if key.agent else {}
+        return Request(key.subject(), Action(tool, {"input": self._input()}), Resource("tool", tool), context)
+
+    def body(self, input: Mapping[str, object], handle: str) -> bytes:
+        """What goes to the gateway, in the session of the turn."""
+        session = f"agent:{self.agent_id}:openai-user:{handle}"
+        return dumps({"tool": self.name or self.tool, "args": dict(input), "sessionKey": session})
+
+    def _input(self) -> dict[str, Any]:
+        """The gateway would add the action to the arguments; here it is done before policy sees them."""
+        return self.args if self.action is None else {"action": self.action, **self.args}
+
+
+def read_invoke(data: bytes) -> Invoke:
+    """Read a call of `/tools/invoke`; raises `BadRequest` in words for its sender."""
+    found = _convert(load_object(data), Invoke, hint='send `{"tool": "...", "args": {...}}`')
+    if not (found.name or found.tool):
+        raise BadRequest("`tool` is missing", hint='send `{"tool": "...", "args": {...}}`')
+    return found
+
+
+def refusal(error: Denied | ApprovalRequired) -> dict[str, object]:
+    """A denial in the gateway's own words, with the decision beside it."""
+    message = f"{error} ({error.hint})" if error.hint else str(error)
+    waits = isinstance(error, ApprovalRequired)
+    told: dict[str, object] = {"type": "tool_call_blocked", "message": message, "requiresApproval": waits}
+    if isinstance(error, ApprovalRequired):
+        told["approval_id"] = error.approval_id
+    return {"ok": False, "error": told, "checkrein": error.decision.to_json()["context"]}
+
+
+class WatchedUpstream:
+    """A gateway that gets nothing while `refusal` says why not."""
+
+    def __init__(self, upstream: Upstream, refusal: Callable[[str], str]) -> None:
+        self._upstream = upstream
+        self._refusal = refusal
+
+    @property
+    def name(self) -> str:
+        return self._upstream.name
+
+    async def send(self, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        if refused := self._refusal(self.name):
+            raise UpstreamUnreachable(refused, hint="`checkrein openclaw status` says how the gateways stand")
+        return await self._upstream.send(path, body, headers)
+
+    async def close(self) -> None:
+        await self._upstream.close()
 
 
 def read(data: bytes, kind: type[Said]) -> Said:
@@ -119,12 +195,14 @@ def _blocked(data: Mapping[str, object]) -> bool:
     return details.get("status") == "blocked" and isinstance(details.get("deniedReason"), str)
 
 
-def _convert(value: object, kind: type[Said]) -> Said:
+def _convert(
+    value: object, kind: type[Said], *, hint: str = "run the plugin that `checkrein openclaw setup` writes"
+) -> Said:
     try:
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
         message = str(error)
         raise BadRequest(
-            f"the gateway's message is not in form: {message[:1].lower()}{message[1:]}",
-            hint="run the plugin that `checkrein openclaw setup` writes",
+            f"the message is not in form: {message[:1].lower()}{message[1:]}",
+            hint=hint,
         ) from error

@@ -168,7 +168,12 @@ def stage(folder: Path, data: Path | None) -> Iterator[Stage]:
 
     with BackgroundServer(create_app(sandbox, token, decide_tool)) as gateway:
         embedded = UpstreamConfig(
-            base_url=f"{gateway.url}/v1", kind="openclaw", models=("openclaw*",), api_key_env=TOKEN
+            base_url=f"{gateway.url}/v1",
+            kind="openclaw",
+            models=("openclaw*",),
+            api_key_env=TOKEN,
+            heartbeat_timeout=0,  # it asks in its own code, not through a plugin that could be missing
+            witness_timeout=0,
         )
         # who plays asks and answers in turn: nobody could approve while a request is held
         at_once = {"approvals.hold": 0}

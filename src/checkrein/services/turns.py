@@ -49,6 +49,7 @@ class Turn:
         self.agent = request.context.get("agent")
         self.session = request.context.get("session")
         self.trace_id = trace_id
+        self.action = request.action
         self.prompt = asked(request.action.input) if request.is_prompt else ""
         #: what tools answered before: all of it, and the values that their manifests vouch for
         self.untrusted, self.directory = told(request.action.input, manifests)
@@ -65,11 +66,12 @@ class Turn:
         nothing in the call could lead people elsewhere. A tool of which nobody said what steers it is never
         covered. `spend` allows it once per tool.
 
-        To the model that the turn's own agent asks, the approved prompt may be repeated.
+        To the model that the turn's own agent asks, the approved prompt may be repeated. A turn that is itself a tool
+        call covers that call.
         """
         if self.approval is None or not set(made.labels) <= set(self.approval.labels):
             return False
-        if request.is_prompt:
+        if request.is_prompt or request.action == self.action:
             return True
         manifest = manifests.get(request.action.name)
         if manifest is None:

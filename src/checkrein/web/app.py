@@ -24,6 +24,8 @@ from checkrein.web.body import Gone
 from checkrein.web.control import KILL, KILLED, REVIVE, Control
 from checkrein.web.errors import error_response
 from checkrein.web.guard import Guard
+from checkrein.web.invoke import PATH as INVOKE
+from checkrein.web.invoke import Invoke
 from checkrein.web.metrics import PATH as METRICS
 from checkrein.web.metrics import Metrics
 from checkrein.web.openclaw import ROOT as OPENCLAW
@@ -61,6 +63,7 @@ def create_app(
     approvals: ApprovalRoutes,
     requests: AccessRequestRoutes,
     openclaw: OpenClaw,
+    invoke: Invoke,
     *,
     drain: Drain,
     stop: Callable[[], Awaitable[None]],
@@ -68,6 +71,7 @@ def create_app(
     """`stop` is awaited when the server shuts down, `drain` begins before."""
     routes: dict[str, tuple[tuple[str, ...], ASGIApp]] = {
         PROXIED: (POST, proxy),
+        INVOKE: (POST, request_response(invoke.invoke)),
         EVALUATION: (POST, request_response(authzen.evaluation)),
         EVALUATIONS: (POST, request_response(authzen.evaluations)),
         REQUESTS: (POST, request_response(requests.submit)),

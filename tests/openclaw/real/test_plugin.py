@@ -112,3 +112,17 @@ def test_without_checkrein_nothing_runs(stage: Any) -> None:
     assert "Checkrein cannot be reached" in answer["error"]["message"]
     stage.until_heard()
     assert stage.run("echo again") == "RESULT: again"
+
+
+def test_a_tool_called_through_checkrein_runs_for_the_caller(stage: Any) -> None:
+    before = stage.size
+    status, answer = stage.post("/tools/invoke", {"tool": "sessions_list", "args": {}})
+    assert (status, answer["ok"]) == (200, True)
+    assert [(one["actor"]["id"], one["mode"]) for one in stage.tools(before)] == [("alice", "run"), ("alice", "ask")]
+
+
+def test_a_tool_denied_in_front_never_reaches_the_gateway(stage: Any) -> None:
+    before = stage.size
+    status, answer = stage.post("/tools/invoke", {"tool": "sessions_list", "args": {"limit": 3}})
+    assert (status, answer["error"]["type"]) == (403, "tool_call_blocked")
+    assert [one["mode"] for one in stage.tools(before)] == ["run"]

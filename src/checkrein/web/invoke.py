@@ -1,0 +1,84 @@
+"""`POST /tools/invoke`: one tool of an OpenClaw Gateway, called without a prompt, governed as any other action.
+
+The caller's session never reaches the gateway. The turn's handle stands in its place, so that the plugin inside, which
+is asked again, decides for the same person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from checkrein.connectors import openclaw
+from checkrein.model import ApprovalRequired, Denied, NotFound, Permission, UpstreamUnavailable
+from checkrein.model.json import dumps
+from checkrein.ports import Reply, Upstream
+from checkrein.services.gateway import Gateway
+from checkrein.web import body, trace
+from checkrein.web.guard import allow
+from checkrein.web.headers import require_json
+
+PATH = "/tools/invoke"
+#: names the gateway where several are configured
+UPSTREAM_HEADER = "x-checkrein-upstream"
+MAX_ANSWER_BYTES = 8 * 1024 * 1024
+
+
+class Invoke:
+    """`gateways` are the OpenClaw upstreams by name, each at its root."""
+
+    def __init__(self, gateway: Gateway, gateways: Mapping[str, Upstream], *, max_body_bytes: int) -> None:
+        self._gateway = gateway
+        self._gateways = gateways
+        self._limit = max_body_bytes
+
+    async def invoke(self, http: HttpRequest) -> Response:
+        """Decide, record, call the tool, record the end; denials in OpenClaw's words."""
+        key = allow(http.scope, Permission.CALL)
+        require_json(http.headers)
+        wanted = openclaw.read_invoke(await body.read(http.headers, http.receive, self._limit))
+        upstream = self._named(http.headers.get(UPSTREAM_HEADER, ""))
+        trace_id = trace.trace_id(http.scope, http.headers)
+        try:
+            async with self._gateway.action(wanted.request(key), caller=key.id, trace_id=trace_id) as governed:
+                made = governed.decision
+                sent = wanted.body(governed.request.action.input, self._gateway.turn(governed).handle)
+                reply = await upstream.send(PATH, sent, {"traceparent": trace.parent(made.trace_id)})
+                try:
+                    answer = await _whole(reply)
+                finally:
+                    await reply.close()
+                status = "ok" if reply.status < 400 else "failed"
+                error = "" if status == "ok" else f"http_{reply.status}"
+                detail = {"upstream": upstream.name, "http_status": reply.status, "bytes": len(answer)}
+                governed.ended(status, error=error, detail=detail)
+                governed.answered(answer)
+        except (Denied, ApprovalRequired) as error:
+            made = error.decision
+            answer = dumps(openclaw.refusal(error))
+            return _json(403, answer, made.trace_id)
+        return _json(reply.status, answer, made.trace_id)
+
+    def _named(self, name: str) -> Upstream:
+        if not name and len(self._gateways) == 1:
+            return next(iter(self._gateways.values()))
+        found = self._gateways.get(name)
+        if found is None:
+            known = ", ".join(self._gateways) or "none"
+            raise NotFound("that is no configured gateway", hint=f"name one in `{UPSTREAM_HEADER}`: {known}")
+        return found
+
+
+async def _whole(reply: Reply) -> bytes:
+    data = bytearray()
+    async for part in reply.body():
+        data += part
+        if len(data) > MAX_ANSWER_BYTES:
+            raise UpstreamUnavailable(f"the tool's answer is longer than {MAX_ANSWER_BYTES} bytes", hint="ask for less")
+    return bytes(data)
+
+
+def _json(status: int, answer: bytes, trace_id: str) -> Response:
+    return Response(answer, status, media_type="application/json", headers={trace.HEADER: trace_id})

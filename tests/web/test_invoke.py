@@ -1,0 +1,126 @@
+"""`/tools/invoke` before an agent gateway, which asks again inside: here the embedded one."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkrein.compose import System, open_system
+from checkrein.config import UpstreamConfig
+from checkrein.demo.agent import ToolCall, Verdict
+from checkrein.demo.gateway import create_app
+from checkrein.demo.pdp import PdpClient
+from checkrein.demo.tools import Sandbox
+from checkrein.model import Permission
+from checkrein.ports import RecordQuery
+from checkrein.web.server import BackgroundServer
+
+MAIL = {"to": "carol", "subject": "hello", "body": "hello"}
+Post = Callable[..., tuple[int, dict[str, Any]]]
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Sandbox:
+    return Sandbox(tmp_path / "sandbox")
+
+
+@pytest.fixture
+def opened(folder: Path, sandbox: Sandbox) -> Iterator[tuple[System, str]]:
+    """The system before the embedded gateway, and its address."""
+    late: list[PdpClient] = []
+
+    async def decide(call: ToolCall) -> Verdict:
+        return await late[0](call)
+
+    with ExitStack() as stack:
+        claw = stack.enter_context(BackgroundServer(create_app(sandbox, "token-of-the-gateway", decide)))
+        given = UpstreamConfig(base_url=f"{claw.url}/v1", kind="openclaw", api_key_env="CLAW", heartbeat_timeout=5)
+        variables = {"CLAW": "token-of-the-gateway"}
+        system = stack.enter_context(closing(open_system(folder, upstreams={"claw": given}, variables=variables)))
+        url = stack.enter_context(BackgroundServer(system.app())).url
+        late.append(PdpClient(url, system.keys.create("pep", permissions=(Permission.DECIDE,), by="tests")[1]))
+        system.gateways.beat("claw")
+        yield system, url
+
+
+@pytest.fixture
+def post(opened: tuple[System, str]) -> Post:
+    system, url = opened
+    _, secret = system.keys.create("alice", agent="bot", by="tests")
+
+    def call(value: object, path: str = "/tools/invoke") -> tuple[int, dict[str, Any]]:
+        headers = {"authorization": f"Bearer {secret}", "content-type": "application/json"}
+        request = urllib.request.Request(url + path, json.dumps(value).encode(), headers)  # noqa: S310 - our own
+        try:
+            with urllib.request.urlopen(request) as reply:  # noqa: S310
+                return reply.status, json.loads(reply.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.loads(error.read())
+
+    return call
+
+
+def test_an_allowed_tool_runs_for_the_caller(post: Post, opened: tuple[System, str], sandbox: Sandbox) -> None:
+    status, answer = post({"tool": "read_file", "args": {"path": "q3.csv"}})
+    assert (status, answer["ok"]) == (200, True)
+    assert sandbox.runs["read_file"] == 1
+    found = list(opened[0].store.records(RecordQuery(kinds=("decision", "execution.started", "execution.finished"))))
+    assert [one.kind for one in found] == ["decision", "execution.started", "decision", "execution.finished"]
+    assert {one.body["actor"]["id"] for one in found} == {"alice"}
+    assert len({one.trace_id for one in found}) == 1
+
+
+def test_a_denied_tool_is_refused_in_the_gateways_words(post: Post, sandbox: Sandbox) -> None:
+    status, answer = post({"tool": "transfer_funds", "args": {"to": "x", "amount": 5}})
+    assert status == 403
+    assert (answer["ok"], answer["error"]["type"], answer["error"]["requiresApproval"]) == (
+        False,
+        "tool_call_blocked",
+        False,
+    )
+    assert "agents move no money" in answer["error"]["message"]
+    assert sandbox.runs["transfer_funds"] == 0
+
+
+def test_an_approved_tool_is_not_reviewed_again_inside(
+    post: Post, opened: tuple[System, str], sandbox: Sandbox
+) -> None:
+    status, answer = post({"tool": "send_email", "args": MAIL})
+    assert (status, answer["error"]["requiresApproval"]) == (403, True)
+    opened[0].approvals.vote(answer["error"]["approval_id"], voter="bob", roles=("finance",), approve=True, auth="test")
+    assert post({"tool": "send_email", "args": MAIL})[0] == 200
+    assert sandbox.runs["send_email"] == 1
+    assert post({"tool": "send_email", "args": MAIL})[0] == 403, "an approval is for one time"
+
+
+def test_a_session_of_the_callers_choice_goes_no_further(post: Post, sandbox: Sandbox) -> None:
+    mine = {"sessionKey": "agent:main:openai-user:somebody-else", "idempotencyKey": "x", "dryRun": False}
+    assert post({"tool": "read_file", "args": {"path": "q3.csv"}, **mine})[0] == 200
+
+
+@pytest.mark.parametrize(
+    "value", [{}, {"tool": 5}, {"tool": "read_file", "args": []}, {"tool": "read_file", "agentId": "a:b"}, []]
+)
+def test_what_is_no_call_is_refused(post: Post, value: object) -> None:
+    assert post(value)[0] == 400
+
+
+def test_a_gateway_that_is_not_heard_gets_nothing(post: Post, opened: tuple[System, str], sandbox: Sandbox) -> None:
+    system, _ = opened
+    system.gateways._gateways["claw"].heard_us = 0
+    status, answer = post({"tool": "read_file", "args": {"path": "q3.csv"}})
+    assert (status, sandbox.runs["read_file"]) == (502, 0)
+    assert "was not heard" in answer["title"]
+    prompt = {"model": "openclaw", "messages": [{"role": "user", "content": "hello"}]}
+    status, answer = post(prompt, "/v1/chat/completions")
+    assert (status, answer["error"]["code"]) == (502, "upstream_unavailable")
+    system.gateways.beat("claw")
+    assert post(prompt, "/v1/chat/completions")[0] == 200
