@@ -14,6 +14,7 @@ from checkrein.config import Config, Loaded, UpstreamConfig, WebhookConfig
 from checkrein.connectors.answerers import ModelAnswerer, Price, plain_answerer
 from checkrein.connectors.http import HttpUpstream, Timeouts
 from checkrein.connectors.openclaw import WatchedUpstream
+from checkrein.connectors.openclaw_observer import Observer, Watched
 from checkrein.connectors.webhook import Webhook, read_secret
 from checkrein.connectors.witness import HttpWitness
 from checkrein.flow.approval import Approval
@@ -340,6 +341,15 @@ class System:
             drifted = self.drift.warnings()
         noted = (*self.reloader.warnings(), *self.witnesses.warnings(), *self.gateways.warnings())
         return (*noted, *killed, *drifted)
+
+    def observing(self) -> Observer:
+        """While the block runs, a witness sees what the agent gateways really run."""
+        watched = [
+            Watched(name, at_root(given).base_url, credential(name, given, self.loaded))
+            for name, given in gateway_configs(self.config).items()
+            if given.witness_timeout
+        ]
+        return Observer(self.gateways, watched)
 
     def watching(self) -> Watch:
         """While the block runs, what a server does beside its requests is done; see `look`."""

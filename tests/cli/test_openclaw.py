@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from checkrein.compose import open_system
+from checkrein.services.reconcile import Call
+
 Run = Callable[..., Any]
 
 
@@ -78,3 +81,39 @@ def test_doctor_explains_a_node_that_was_downgraded(setup: Run, folder: Path, tm
     ran = cli("doctor", "--dir", folder)
     assert "is Node 20.20.2, which cannot run the gateway" in " ".join(ran.out.split())
     assert ran.code == 1
+
+
+@pytest.fixture
+def ungoverned(folder: Path, setup: Run) -> Path:
+    """The folder, with a gateway in which something ran that its plugin did not ask about."""
+    (folder / "checkrein.toml").write_text((folder / "checkrein.toml").read_text() + "\n" + setup().out)
+    opened = open_system(folder)
+    call = Call(run="run-1", call="call_1", tool="exec")
+    opened.gateways.started("openclaw", call)
+    opened.gateways.ended("openclaw", call, ran=True)
+    opened.gateways.tick()
+    opened.close()
+    return folder
+
+
+def test_status_shows_a_gateway_in_quarantine_and_release_opens_it(ungoverned: Path, cli: Run) -> None:
+    ran = cli("openclaw", "status", "--dir", ungoverned, "-o", "json")
+    assert ran.code == 1
+    (row,) = ran.json()
+    assert (row["observed"], row["governed"], row["enforcement"]) == (1, 0, 0.0)
+    assert "`exec` ran ungoverned" in cli("openclaw", "status", "--dir", ungoverned).out
+    assert cli("openclaw", "release", "openclaw", "--dir", ungoverned).code == 0
+    assert cli("openclaw", "status", "--dir", ungoverned).code == 0
+    again = cli("openclaw", "release", "openclaw", "--dir", ungoverned)
+    assert (again.code, "not in quarantine" in again.err) == (1, True)
+
+
+def test_what_was_seen_inside_is_a_measure(ungoverned: Path, cli: Run) -> None:
+    found = {each["name"]: each for each in cli("metrics", "--dir", ungoverned, "-o", "json").json()["measures"]}
+    assert (found["enforcement_inside"]["value"], found["enforcement_inside"]["standing"]) == (0.0, "missed")
+
+
+def test_without_gateways_status_says_how_to_have_one(folder: Path, cli: Run) -> None:
+    ran = cli("openclaw", "status", "--dir", folder)
+    assert (ran.code, ran.out) == (0, "")
+    assert 'kind = "openclaw"' in ran.err

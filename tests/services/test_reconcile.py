@@ -93,7 +93,9 @@ def test_a_denied_call_that_did_not_run_is_governed(store: MemoryStore, clock: C
     assert found.stand("claw").governed == 1
 
 
-@pytest.mark.parametrize(("made", "why"), [(None, "nobody decided it"), (DENY, "it ran against its decision")])
+@pytest.mark.parametrize(
+    ("made", "why"), [(None, "the plugin did not ask about it"), (DENY, "it ran against its decision")]
+)
 def test_a_call_that_ran_ungoverned_is_recorded_and_closes_the_gateway(
     store: MemoryStore, clock: Clock, made: Decision | None, why: str
 ) -> None:
@@ -173,7 +175,10 @@ def test_without_quarantine_it_is_told_and_goes_on(store: MemoryStore, clock: Cl
     found.ended("claw", EXEC, ran=True)
     found.tick()
     assert found.refusal("claw") == ""
-    assert list(found.warnings()) == ["gateway `claw`: 1 ungoverned actions"]
+    assert list(found.warnings()) == [
+        "gateway `claw`: 1 ungoverned actions",
+        "gateway `claw` is not watched",
+    ]
 
 
 def test_quarantine_survives_a_restart_and_ends_with_a_person(store: MemoryStore, clock: Clock) -> None:

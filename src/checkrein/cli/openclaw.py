@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from checkrein.cli.common import HERE, Data, Dir, Format, Output, emit, examples, operator, print_json, say, store
+from checkrein.cli.tables import print_table
 from checkrein.model import CheckreinError, ConfigError, Permission
 
 if TYPE_CHECKING:
@@ -171,3 +172,63 @@ def run(folder: Place) -> None:
     if not asked:
         raise CheckreinError(f"the gateway ended by itself, status {status}", hint=f"its log is {place.log}")
     say("stopped")
+
+
+@app.command(short_help="How the gateways stand.", epilog=examples("checkrein openclaw status --dir governance"))
+def status(dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE) -> None:
+    """Show for each gateway how many tool calls a witness saw, how many of them were decided, and whether it is closed.
+
+    Exit 1 while one is in quarantine.
+    """
+    from checkrein import config
+    from checkrein.compose import gateway_configs
+    from checkrein.services.reconcile import Stand, stands
+
+    with store(dir, data) as opened:
+        known = stands(opened)
+    found = dict.fromkeys(gateway_configs(config.load(dir).config), Stand()) | known
+    if output is Output.JSON:
+        print_json(
+            [
+                {"gateway": name, **msgspec.to_builtins(stand), "enforcement": stand.enforcement}
+                for name, stand in sorted(found.items())
+            ]
+        )
+    else:
+        print_table(
+            ("gateway", "observed", "decided", "ungoverned", "rate", "quarantine"),
+            [
+                (
+                    name,
+                    *map(str, (stand.observed, stand.governed, stand.ungoverned)),
+                    _rate(stand.enforcement),
+                    stand.why or "no",
+                )
+                for name, stand in sorted(found.items())
+            ],
+            empty='no gateways; add `[upstreams.NAME]` with `kind = "openclaw"` to checkrein.toml',
+            prose=("quarantine",),
+        )
+    if any(stand.quarantined_us for stand in found.values()):
+        raise typer.Exit(1)
+
+
+@app.command(
+    short_help="Open a gateway that is in quarantine.",
+    epilog=examples("checkrein openclaw release openclaw --dir governance"),
+)
+def release(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The gateway, as under `[upstreams.NAME]`.")],
+    dir: Dir = HERE,
+    data: Data = None,
+) -> None:
+    """End the quarantine of a gateway, once it is known why something ran in it ungoverned. It is recorded who did."""
+    from checkrein.services.reconcile import release as open_again
+
+    with store(dir, data) as opened:
+        open_again(opened, name, by=operator())
+    say(f"`{name}` is open again")
+
+
+def _rate(value: float | None) -> str:
+    return "" if value is None else f"{value:.2%}"

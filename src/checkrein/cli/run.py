@@ -111,6 +111,7 @@ def serve(
             opened.telling(),
             opened.witnesses,
             opened.comparing(),
+            opened.observing(),
             opened.watching() as watch,
             _on_hangup(watch.nudge),
         ):

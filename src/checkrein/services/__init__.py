@@ -22,6 +22,7 @@
 `metrics`    how well a deployment governs, beside its targets; `live` is what this process did, `vitals` how it is now
 `recovery`   after a crash: a start without an end becomes `execution.unknown`
 `turns`      prompts in flight, so that an agent gateway's tool calls are decided for the person
+`reconcile`  agent gateways: heard, decided and observed, joined; ungoverned actions and quarantine
 `answers`    decides the tool calls that a model answers
 `ids`        unguessable ids
 `evidence`   for people who do not trust us: export as tiles, proof of a record, proof of growth

@@ -20,6 +20,7 @@ from checkrein.ledger.record import facets
 from checkrein.model import Decision, LedgerInvalid, Outcome, Request
 from checkrein.ports import Census, Counted, RecordQuery, Store
 from checkrein.services.golden import Golden
+from checkrein.services.reconcile import stands
 
 #: records of one kind that are read
 SAMPLE = 10_000
@@ -105,6 +106,7 @@ def measure(ledger: Ledger, targets: Targets, known: Known, *, since_us: int = 0
     tally = _Tally(counts)
     measures = (
         _enforcement(ledger, tally, query, targets),
+        *_agents(ledger, targets),
         _denials(tally, known, targets),
         _review_load(tally, known, targets),
         _wrongful(ledger, tally, query, targets),
@@ -173,6 +175,17 @@ def _let(ledger: Ledger, start: Record) -> bool:
     before = RecordQuery(kinds=("decision",), after_seq=max(start.seq - _BEHIND, 0) - 1, before_seq=start.seq)
     found = (facets(record.body) for record in ledger.records(before)) if start.seq else ()
     return any(decided.evaluation == evaluation and decided.outcome in _RUNS for decided in found)
+
+
+def _agents(ledger: Ledger, targets: Targets) -> tuple[Measure, ...]:
+    """What a witness saw run inside agent gateways, where one has watched."""
+    found = stands(ledger).values()
+    observed, governed = sum(stand.observed for stand in found), sum(stand.governed for stand in found)
+    if not observed:
+        return ()
+    how = f"{governed:,} of {observed:,} tool calls that a witness saw in agent gateways were decided; of all times"
+    target = targets.enforcement_rate
+    return (Measure(name="enforcement_inside", value=governed / observed, target=target, at_least=True, how=how),)
 
 
 def _denials(tally: _Tally, known: Known, targets: Targets) -> Measure:

@@ -95,6 +95,17 @@ class Gateways:
         """When it was heard last, or 0."""
         return self._known(name).heard_us
 
+    def witnessed(self, name: str, *, now: bool) -> bool:
+        """The witness sees this gateway from now on, or (`now=False`) no longer; whether it did before."""
+        gateway = self._known(name)
+        with self._lock:
+            before, gateway.witnessed = gateway.witnessed, now
+        return before
+
+    def is_witnessed(self, name: str) -> bool:
+        """Whether the witness sees this gateway right now."""
+        return self._known(name).witnessed
+
     def refusal(self, name: str, *, silent: bool = True) -> str:
         """Why nothing may go to this gateway now; empty if something may. With `silent` silence is a reason."""
         gateway = self._gateways.get(name)
@@ -143,7 +154,9 @@ class Gateways:
             if told is None and not ran:
                 return  # stopped by the gateway itself before anybody had to decide
             if ran and not (told and told.runs):
-                gateway.ungoverned(call, "it ran against its decision" if told else "nobody decided it", told)
+                gateway.ungoverned(
+                    call, "it ran against its decision" if told else "the plugin did not ask about it", told
+                )
             else:
                 gateway.governed += 1
 
@@ -173,6 +186,8 @@ class Gateways:
                 yield f"gateway `{name}`: {stand.ungoverned} ungoverned actions"
             if refusal := self.refusal(name):
                 yield refusal
+            if self._gateways[name].terms.witness_s and not self._gateways[name].witnessed:
+                yield f"gateway `{name}` is not watched"
 
     def _known(self, name: str) -> _Gateway:
         try:
@@ -221,6 +236,7 @@ class _Gateway:
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
         self.heard_us = 0
+        self.witnessed = False
         #: why it is refused, before that is on disk
         self.closing = ""
         self.decided: OrderedDict[tuple[str, str], Told] = OrderedDict()
@@ -240,7 +256,7 @@ class _Gateway:
         for key, (call, since_us) in list(self.seen.items()):
             if late_us and now_us - since_us > late_us and self.about(call) is None:
                 del self.seen[key]
-                self.ungoverned(call, "nobody decided it", None)
+                self.ungoverned(call, "the plugin did not ask about it", None)
 
     def ungoverned(self, call: Call, why: str, told: Told | None) -> None:
         if self.terms.quarantine:

@@ -78,6 +78,7 @@ class OpenClaw:
         return {
             "gateway": name,
             "heard_us": self._gateways.heard_us(name),
+            "witnessed": self._gateways.is_witnessed(name),
             "refused": self._gateways.refusal(name),
             "observed": stand.observed,
             "governed": stand.governed,

@@ -27,6 +27,7 @@ from checkrein.connectors.openclaw_process import GatewayProcess
 from checkrein.connectors.openclaw_runtime import Runtime, find
 from checkrein.model import CheckreinError, Permission
 from checkrein.ports import RecordQuery
+from checkrein.services.reconcile import Stand
 from checkrein.web.server import BackgroundServer
 from scripted_model import ScriptedModel
 
@@ -115,6 +116,15 @@ class Stage:
     def serve(self) -> None:
         self._server.enter_context(BackgroundServer(self.system.app(), port=urlsplit(self.url).port or 0))
         self._server.enter_context(self.system.watching())
+        self._server.enter_context(self.system.observing())
+
+    def until_watched(self) -> None:
+        self.until(lambda: self.system.gateways.is_witnessed("openclaw"), "the witness")
+
+    def stand(self) -> Stand:
+        """How the gateway stands, with all that was seen so far."""
+        self.system.gateways.tick()
+        return self.system.gateways.stand("openclaw")
 
     def close(self) -> None:
         self._server.close()
@@ -199,7 +209,9 @@ def started(runtime: Runtime, root: Path, governance: Path, open_: ExitStack) ->
         "scripted": UpstreamConfig(base_url=f"{model_url}/v1", models=("scripted-1",)),
     }
     system = open_.enter_context(closing(open_system(governance, upstreams=upstreams)))
-    _, secret = system.keys.create("gateway", permissions=(Permission.DECIDE, Permission.CALL), by="tests")
+    # what its agents do without a person behind them is decided for the gateway's own account
+    may = (Permission.DECIDE, Permission.CALL)
+    _, secret = system.keys.create("gateway", roles=("staff",), permissions=may, by="tests")
     home = Home(
         gateway="openclaw",
         url=f"http://127.0.0.1:{own}",
