@@ -7,6 +7,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from checkrein.decide.redact import Placeholders
+from checkrein.model import Decision, Obligation, Outcome
+from checkrein.services.speech import Speech
+
 
 class FakeModel:
     """A model provider that answers what it is told to, remembers every body, and calls `witness` at each call."""
@@ -91,3 +95,18 @@ def chunk(delta: dict[str, Any], ended: str | None = None) -> bytes:
     choice = {"index": 0, "delta": delta, "finish_reason": ended}
     about = {"id": "c-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
     return f"data: {json.dumps(about)}\n\n".encode()
+
+
+def speech(
+    *, redact: tuple[str, ...] = (), deny: tuple[str, ...] = (), placeholders: Placeholders | None = None
+) -> Speech:
+    """The words of an answer under a policy that takes some classes out, and denies answers that hold others."""
+
+    def consider(chars: int, found: Any) -> Decision:
+        if any(cls in deny for cls in found):
+            return Decision.deny("not that")
+        if any(cls in redact for cls in found):
+            return Decision(outcome=Outcome.ALLOW_WITH_REDACTION, obligations=(Obligation.redact("p", redact),))
+        return Decision.allow()
+
+    return Speech(consider, placeholders or Placeholders())

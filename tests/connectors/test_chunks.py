@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from checkrein.connectors.chunks import MAX_HELD_BYTES, Chunks
 from checkrein.model import UpstreamUnavailable
 from checkrein.services.answers import Proposal, Verdict
-from fakes import chunk, streamed
+from fakes import chunk, speech, streamed
 
 NO = "not `pay`."
 
@@ -25,7 +25,7 @@ def verdict(proposal: Proposal) -> Verdict:
 
 def run(parts: list[bytes]) -> tuple[bytes, list[Proposal]]:
     """All that the caller sees, and what was asked."""
-    chunks, out, asked = Chunks(), b"", list[Proposal]()
+    chunks, out, asked = Chunks(speech()), b"", list[Proposal]()
 
     def settled(part: bytes) -> bytes:
         while chunks.asked:

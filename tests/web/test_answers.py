@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import openai
 import pytest
 
-from checkrein.compose import System
+from checkrein.compose import System, load_bundle
 from checkrein.model import StoreUnavailable
 from checkrein.ports import RecordQuery
 from fakes import FakeModel, completion, streamed
@@ -219,3 +220,59 @@ async def test_an_answer_that_cannot_be_read_is_not_passed_on(
     assert (reply.status, error["code"]) == (502, "upstream_unavailable")
     *_, last = system.store.records(RecordQuery())
     assert (last.kind, last.body["status"]) == ("execution.finished", "failed")
+
+
+# --- words -----------------------------------------------------------------------------------------------------
+
+
+@both
+async def test_an_answer_is_redacted_as_its_prompt_is(
+    system: System, client: openai.AsyncOpenAI, model: FakeModel, stream: bool
+):
+    answer(model, stream=stream, content="ask jane@example.com or bob@example.com")
+    messages = [{"role": "user", "content": "who? not bob@example.com"}]
+    message, _ = await ask(client, stream=stream, messages=messages)
+    assert message.content == "ask <EMAIL_2> or <EMAIL_1>"
+    prompt, about = system.store.records(RecordQuery(kinds=("decision",)))
+    assert prompt.trace_id == about.trace_id
+    assert about.body["decision"]["outcome"] == "allow_with_redaction"
+    assert about.body["decision"]["policies"] == ["clean-mail"]
+    assert about.body["redactions"] == {"pii.email": 2}
+    *_, last = system.store.records(RecordQuery())
+    assert last.body["detail"]["answer"] == "allow_with_redaction"
+
+
+@both
+async def test_an_answer_that_policy_denies_is_withheld_and_recorded(
+    system: System, folder: Path, client: openai.AsyncOpenAI, model: FakeModel, stream: bool
+):
+    policy = '@id("no-cards") @reason("cards stay here") forbid (principal, action in Action::"llm", resource) '
+    policy += 'when { context.input.answer && context.labels.contains("pii.card") };'
+    (folder / "policies/cards.cedar").write_text(policy)
+    system.pdp.replace(load_bundle(folder))
+    answer(model, stream=stream, content="so it is 4111 1111 1111 1111 there")
+    with pytest.raises(openai.APIError, match="withheld: cards stay here"):
+        await ask(client, stream=stream, messages=[{"role": "user", "content": "4111 1111 1111 1111?"}])
+    assert decided(system) == [("prompt", "allow"), ("prompt", "deny")]
+    *_, last = system.store.records(RecordQuery())
+    assert (last.body["status"], last.body["error"], last.body["detail"]["answer"]) == ("failed", "Withheld", "deny")
+
+
+async def test_an_answer_cannot_wait_for_people_but_what_they_approved_for_its_prompt_holds(
+    system: System, folder: Path, client: openai.AsyncOpenAI, http: aiohttp.ClientSession
+):
+    policy = '@id("look") @outcome("require_review") @approvers("1 of finance") @reason("somebody looks") '
+    (folder / "policies/look.cedar").write_text(policy + 'forbid (principal, action in Action::"llm", resource);')
+    system.pdp.replace(load_bundle(folder))
+    with pytest.raises(openai.PermissionDeniedError):
+        await ask(client, stream=False)
+    (waiting,) = system.approvals.all()
+    system.approvals.vote(waiting.id, voter="bob", roles=("finance",), approve=True, auth="local")
+    message, _ = await ask(client, stream=False)
+    assert message.content == "hello"
+    only = policy + 'forbid (principal, action in Action::"llm", resource) when { context.input.answer };'
+    (folder / "policies/look.cedar").write_text(only)
+    system.pdp.replace(load_bundle(folder))
+    with pytest.raises(openai.PermissionDeniedError, match="cannot wait for people"):
+        await ask(client, stream=False)
+    assert not system.approvals.all()

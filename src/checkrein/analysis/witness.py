@@ -13,7 +13,7 @@ from checkrein.analysis.texts import Match, Solution, Unrealisable
 from checkrein.analysis.types import RecordOf, SetOf, Type, type_name
 from checkrein.analysis.world import View, World, argument
 from checkrein.model import Action, Request, Resource, Risk, Subject
-from checkrein.model.request import PROMPT
+from checkrein.model.request import ANSWER, PROMPT
 from checkrein.policy.effect import Effect
 from checkrein.policy.engine import PolicyResult, PolicySet
 from checkrein.policy.entities import Entities, Entity
@@ -196,9 +196,10 @@ class _Maker:
             questions.append(Question(principal.uid, action.uid, resource.uid, _json(context), entities))
         context = {member: value for member, value in _json(contexts[0]).items() if member != "input"}
         input = self._input(number, contexts)
+        about = {"direction": ANSWER} if name == PROMPT and contexts[0]["input"].get("answer") else {}
         request = Request(
             Subject(principal.uid.type.lower(), principal.uid.id, self._properties(principal)),
-            Action(name, {"input": input} if input else {}),
+            Action(name, {**about, **({"input": input} if input else {})}),
             Resource(resource.uid.type.lower(), resource.uid.id, dict(resource.tags)),
             {member: context[member] for member in _IN_REQUEST if member in context},
         )

@@ -1,7 +1,8 @@
 """Policy enforcement points: a protocol in, a `Request` out, the answer in the protocol's own words.
 
 `openai`  chat completions: body -> request, redacted body, error shapes
-`completions` what comes back: its tool calls, and refusals in the place of some; `chunks` the same for streams
+`completions` what comes back: its tool calls, and refusals in the place of some; `chunks` the same for streams,
+          `texts` their words
 `sse`     server-sent events as they arrive
 `python`  `@governed` for functions
 `http`    the `Upstream` port over aiohttp; `addresses` says where a name may lead

@@ -1,4 +1,4 @@
-"""A chat completion as a stream: tool calls are held until they are whole and decided.
+"""A chat completion as a stream: words go on as `texts` says, tool calls are held until they are whole and decided.
 
 From the first piece of a call on nothing goes further until all calls under way are whole. Then what was held is let
 go byte for byte, or told anew without the refused calls. The caller never sees a piece of one that is refused.
@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
-from checkrein.connectors.completions import CALLED, Call, Json, choices, ended, messages, pieces, read_call
+from checkrein.connectors.completions import CALLED, Call, Json, choices, ended, index_of, messages, pieces, read_call
 from checkrein.connectors.sse import Event, Splitter, dump, load, unreadable
+from checkrein.connectors.texts import Texts
 from checkrein.services.answers import MAX_CALLS, Proposal, Verdict
+from checkrein.services.speech import Speech
 
 #: what may be held of a stream while a call is not whole
 MAX_HELD_BYTES = 8 * 1024 * 1024
@@ -26,7 +28,8 @@ class Chunks:
     the stream, from `[DONE]` on, stays in `rest`; `close` says that the upstream has no more to say.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, speech: Speech) -> None:
+        self._texts = Texts(speech)
         self._splitter = Splitter()
         self._queue: deque[Event] = deque()
         self._held: list[tuple[Event, Json]] = []
@@ -46,9 +49,10 @@ class Chunks:
         left = iter(verdicts)
         settled = {index: [(call, next(left)) for call in calls.values()] for index, calls in self._open.items()}
         passes = all(verdict.passes for verdict in verdicts)
-        events = [event for event, _ in self._held] if passes else [*_retold(self._held, settled)]
+        told = self._held if passes else [*_retold(self._held, settled)]
+        out = [event.raw for given in told for event in self._texts.feed(*given)]
         self._open, self._finished, self._held, self._held_bytes, self.asked = {}, set(), [], 0, ()
-        return b"".join(event.raw for event in events) + self._go_on()
+        return b"".join(out) + self._go_on()
 
     def close(self) -> bytes:
         """Raises `UpstreamUnavailable` in the midst of a call."""
@@ -56,7 +60,7 @@ class Chunks:
         out = self._go_on()
         if self._held and not self.asked:
             raise unreadable("a tool call that is not whole")
-        return out
+        return out if self.asked or self._done else out + self._last_words()
 
     def _go_on(self) -> bytes:
         out: list[bytes] = []
@@ -73,23 +77,28 @@ class Chunks:
             self._queue.appendleft(event)
             self._ask()
             return
-        self._done = True
+        if not self._done:
+            self._done = True
+            self.rest = self._last_words()
         self.rest += event.raw
         if len(self.rest) > MAX_REST_BYTES:
             raise unreadable("more after it said `[DONE]`")
 
-    def _next(self, event: Event) -> tuple[bytes, ...]:
+    def _last_words(self) -> bytes:
+        return b"".join(event.raw for event in self._texts.close())
+
+    def _next(self, event: Event) -> list[bytes]:
         value = load(event.data, "an event") if event.data else {}
         self._read(value)
         if not self._open:
-            return (event.raw,)
+            return [told.raw for told in self._texts.feed(event, value)]
         self._held.append((event, value))
         self._held_bytes += len(event.raw)
         if self._held_bytes > MAX_HELD_BYTES:
             raise unreadable("a tool call that is too long")
         if self._finished >= self._open.keys():
             self._ask()
-        return ()
+        return []
 
     def _ask(self) -> None:
         self.asked = tuple(call.proposal() for calls in self._open.values() for call in calls.values())
@@ -98,7 +107,7 @@ class Chunks:
 
     def _read(self, value: Json) -> None:
         for choice in choices(value):
-            index = _index(choice)
+            index = index_of(choice)
             for message in messages(choice):
                 for kind, piece in pieces(message):
                     calls = self._open.setdefault(index, {})
@@ -112,31 +121,24 @@ class Chunks:
                 self._finished.add(index)
 
 
-def _index(value: Json) -> int:
-    index = value.get("index", 0)
-    if not isinstance(index, int):
-        raise unreadable("a choice that cannot be read")
-    return index
-
-
 def _place(piece: Json, calls: Mapping[int, Call]) -> int:
     """Which call of its choice a piece belongs to; where no place is given, an id begins the next one."""
     index = piece.get("index")
     if index is None:
         return len(calls) if piece.get("id") or not calls else len(calls) - 1
-    return _index(piece)
+    return index_of(piece)
 
 
 Settled = Mapping[int, Sequence[tuple[Call, Verdict]]]
 
 
-def _retold(held: Sequence[tuple[Event, Json]], settled: Settled) -> Iterator[Event]:
+def _retold(held: Sequence[tuple[Event, Json]], settled: Settled) -> Iterator[tuple[Event, Json]]:
     """What was held without its calls; where a choice ends, its refusals and the calls that are left."""
     left = dict(settled)
     about = {name: item for name, item in held[0][1].items() if name not in ("choices", "usage")}
     for event, value in held:
         for choice in choices(value):
-            index = _index(choice)
+            index = index_of(choice)
             for message in messages(choice):
                 for name in CALLED:
                     message.pop(name, None)
@@ -146,9 +148,9 @@ def _retold(held: Sequence[tuple[Event, Json]], settled: Settled) -> Iterator[Ev
                 if all(verdict.refusal for _, verdict in settled[index]):
                     choice["finish_reason"] = ended(choice["finish_reason"])
         if not value:
-            yield event
+            yield event, value
         elif _says(value):
-            yield dump(value)
+            yield dump(value), value
     for index, calls in left.items():
         for delta in _deltas(calls):
             yield _chunk(about, index, delta)
@@ -168,8 +170,9 @@ def _deltas(calls: Sequence[tuple[Call, Verdict]]) -> Iterator[Json]:
             yield {"function_call": call.told(verdict)}
 
 
-def _chunk(about: Json, index: int, delta: Json) -> Event:
-    return dump({**about, "choices": [{"index": index, "delta": delta, "finish_reason": None}]})
+def _chunk(about: Json, index: int, delta: Json) -> tuple[Event, Json]:
+    value: Json = {**about, "choices": [{"index": index, "delta": delta, "finish_reason": None}]}
+    return dump(value), value
 
 
 def _says(value: Json) -> bool:

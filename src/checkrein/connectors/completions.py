@@ -12,11 +12,16 @@ import msgspec
 
 from checkrein.connectors.sse import load, unreadable
 from checkrein.model import BadRequest
-from checkrein.model.json import load_object
+from checkrein.model.json import load_object, loads
 from checkrein.services.answers import MAX_CALLS, Proposal, Verdict
+from checkrein.services.speech import Speech
 
 #: the members that hold calls, and how an answer ends that has some
 CALLED = ("tool_calls", "function_call")
+#: what is no words, in an answer or an event, in a choice, and in a message
+ABOUT = frozenset({"id", "object", "created", "model", "usage", "system_fingerprint", "service_tier", "choices"})
+ABOUT_CHOICE = frozenset({"index", "finish_reason", "logprobs", "message", "delta"})
+SILENT = frozenset({"role", *CALLED})
 _encode = msgspec.json.Encoder().encode
 
 Json = dict[str, object]
@@ -72,9 +77,12 @@ def arguments(text: str) -> Json | str:
 
 
 class Whole:
-    """An answer in JSON. `asked` are its calls; `settle` gives the bytes that the caller may see."""
+    """An answer in JSON. `asked` are its calls; `settle` gives the bytes that the caller may see.
 
-    def __init__(self, data: bytes) -> None:
+    Its words are decided at once; raises `Withheld`.
+    """
+
+    def __init__(self, data: bytes, speech: Speech) -> None:
         self._data = data
         self._value = load(data, "a chat completion")
         #: each message with calls in it, and its choice
@@ -86,10 +94,26 @@ class Whole:
         self.asked = tuple(call.proposal() for _, _, calls in self._told for call in calls)
         if len(self.asked) > MAX_CALLS:
             raise unreadable(f"more than {MAX_CALLS} tool calls")
+        self._changed = self._redact(speech)
+
+    def _redact(self, speech: Speech) -> bool:
+        """Take out what policy wants out of all words, and where something was taken out, of the tokens beside them."""
+        parts = [(self._value, ABOUT)]
+        for choice in choices(self._value):
+            parts += [(choice, ABOUT_CHOICE), *((message, SILENT) for message in messages(choice))]
+        words = [{name: item for name, item in part.items() if name not in about} for part, about in parts]
+        clean = speech.whole(words)
+        if clean is words or not isinstance(clean, list):
+            return False
+        for (part, about), told in zip(parts, clean, strict=True):
+            kept = {name: item for name, item in part.items() if name in about and name != "logprobs"}
+            part.clear()
+            part.update(kept | told)
+        return True
 
     def settle(self, verdicts: Sequence[Verdict]) -> bytes:
         if all(verdict.passes for verdict in verdicts):
-            return self._data
+            return _encode(self._value) if self._changed else self._data
         left = iter(verdicts)
         for choice, message, calls in self._told:
             _retell(choice, message, [(call, next(left)) for call in calls])
@@ -123,7 +147,26 @@ def ended(reason: object) -> object:
     return "stop" if reason in CALLED else reason
 
 
+def failure(data: bytes, speech: Speech) -> bytes:
+    """What an upstream says instead of an answer, as it may be heard. It need not be JSON."""
+    try:
+        value = loads(data)
+    except BadRequest:
+        text = data.decode("utf-8", "replace")
+        clean = speech.whole(text)
+        return data if clean is text else str(clean).encode()
+    clean = speech.whole(value)
+    return data if clean is value else _encode(clean)
+
+
 # --- the parts of an answer ----------------------------------------------------------------------------------
+
+
+def index_of(value: Json) -> int:
+    index = value.get("index", 0)
+    if not isinstance(index, int):
+        raise unreadable("a choice that cannot be read")
+    return index
 
 
 def choices(value: Json) -> list[Json]:
@@ -131,8 +174,11 @@ def choices(value: Json) -> list[Json]:
 
 
 def messages(choice: Json) -> list[Json]:
-    """Where a choice holds text and calls, in an answer and in a stream."""
-    return _objects([choice[name] for name in ("message", "delta") if choice.get(name) is not None], "a message")
+    """Where a choice holds text and calls, in an answer and in a stream: in one place at most."""
+    found = [choice[name] for name in ("message", "delta") if choice.get(name) is not None]
+    if len(found) > 1:
+        raise unreadable("a choice with two messages")
+    return _objects(found, "a message")
 
 
 def pieces(message: Json) -> list[tuple[str, Json]]:

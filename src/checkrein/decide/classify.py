@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 import re2
 
-from checkrein.decide.detect import detect_json
+from checkrein.decide.detect import detect_json, known
 from checkrein.decide.fold import fold
 from checkrein.decide.patterns import PatternSet
 from checkrein.decide.provenance import Provenance
-from checkrein.model import Request, Risk
+from checkrein.model import BadRequest, Request, Risk
 from checkrein.model.risk import RED_FROM
 from checkrein.policy.effect import Effect
 from checkrein.policy.manifest import Manifest, Manifests
@@ -56,11 +56,13 @@ class Classifier:
 
     def classify(self, request: Request, provenance: Mapping[str, Provenance] | None = None) -> Classified:
         """`provenance` of the control arguments of a tool call, where it is known at all."""
-        if request.is_prompt:
+        if request.is_answer:  # it wants nothing: the calls in it are decided by themselves
+            factors, labels = list[Factor](), set[str]()
+        elif request.is_prompt:
             factors, labels = self._prompt(request.action.input)
         else:
             factors, labels = self._call(request, provenance or {})
-        detected = detect_json(request.action.input)
+        detected = _told(request.action.input) if request.is_answer else detect_json(request.action.input)
         for cls in detected:
             labels |= {cls, cls.partition(".")[0]}
         factors += _found("personal data", "pii", _PERSONAL_DATA, detected)
@@ -104,6 +106,16 @@ class Classifier:
         missing = RED_FROM - sum(points for points, _ in factors)
         factors += [(max(missing, 1), f"`{argument}` over its limit") for argument in exceeded]
         return [factor for factor in factors if factor[0]], labels
+
+
+def _told(input: Mapping[str, object]) -> dict[str, int]:
+    """What was found in an answer, by class; raises `BadRequest` for what says nothing."""
+    found = input.get("found", {})
+    if not isinstance(found, Mapping) or not all(
+        isinstance(cls, str) and known(cls) and type(count) is int for cls, count in found.items()
+    ):
+        raise BadRequest("`found` does not say what was found", hint='send `{"pii.email": 2}`')
+    return {cls: count for cls, count in found.items() if count > 0}
 
 
 def _labels(manifest: Manifest) -> set[str]:

@@ -167,10 +167,16 @@ def _prompt_input(request: Request) -> dict[str, object]:
     _numbers(body)
     messages = body.get("messages")
     model = body.get("model")
+    if request.is_answer:
+        said = body.get("chars")
+        chars = said if isinstance(said, int) else 0
+    else:
+        chars = sum(_lengths(body if messages is None else messages))
     return {
         "model": model if isinstance(model, str) else request.resource.id,
-        "chars": sum(_lengths(body if messages is None else messages)),
+        "chars": chars,
         "messages": len(messages) if isinstance(messages, list) else 0,
+        "answer": request.is_answer,
     }
 
 

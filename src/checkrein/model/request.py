@@ -14,6 +14,8 @@ from checkrein.model.json import JsonObject, canonical, fold
 PROMPT = "prompt"
 #: people on whose behalf one action may be done
 MAX_BEHALF = 16
+#: what `action.properties.direction` says of a prompt that is about its answer
+ANSWER = "answer"
 
 
 class Subject(msgspec.Struct, frozen=True):
@@ -54,6 +56,9 @@ class Request(msgspec.Struct, frozen=True):
 
     For a prompt, `action.name` is `prompt`, `action.properties.input` is the body for the model (with
     `messages`) and the resource is the model. For a tool call the action is the tool and `input` its arguments.
+
+    What a model answers is decided as its prompt is, with `action.properties.direction` = `answer`: `input` then holds
+    the `model`, how many `chars` it said, and `found`: how many spans of each class of personal data and secrets.
     """
 
     subject: Subject
@@ -91,6 +96,11 @@ class Request(msgspec.Struct, frozen=True):
     @property
     def is_prompt(self) -> bool:
         return self.action.name == PROMPT
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether this is about what a model answers to a prompt."""
+        return self.is_prompt and self.action.properties.get("direction") == ANSWER
 
     @property
     def agent_id(self) -> str:

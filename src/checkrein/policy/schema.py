@@ -50,8 +50,8 @@ CONTEXT: Mapping[str, str] = {
     "approval?": "{id: String}",
 }
 
-#: `context.input` of a prompt: facts about it, never its text
-PROMPT_INPUT: Mapping[str, str] = {"model": "String", "chars": "Long", "messages": "Long"}
+#: `context.input` of a prompt, or of what is answered to one: facts about it, never its text
+PROMPT_INPUT: Mapping[str, str] = {"model": "String", "chars": "Long", "messages": "Long", "answer": "Bool"}
 
 #: the optional attributes of User, Agent and Service; every other text a subject brings is a tag
 SUBJECT_ATTRIBUTES = ("department", "email", "name", "tenant")

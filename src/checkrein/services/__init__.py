@@ -23,7 +23,7 @@
 `recovery`   after a crash: a start without an end becomes `execution.unknown`
 `turns`      prompts in flight, so that an agent gateway's tool calls are decided for the person
 `reconcile`  agent gateways: heard, decided and observed, joined; ungoverned actions and quarantine
-`answers`    decides the tool calls that a model answers
+`answers`    decides what a model answers: its tool calls here, its words in `speech`
 `ids`        unguessable ids
 `evidence`   for people who do not trust us: export as tiles, proof of a record, proof of growth
 `witness`    others cosign each checkpoint, once they have seen that it only extends the last

@@ -1,4 +1,4 @@
-"""What a model answers, decided before its caller sees it.
+"""What a model answers, decided before its caller sees it: its tool calls here, its words in `speech`.
 
 A tool call that a model asks its caller to run is an action: it is decided for the person, with the prompt as
 provenance, and recorded in the prompt's trace. The record is a decision and no execution: the caller runs the call
@@ -9,14 +9,16 @@ is neither asked nor recorded twice.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from checkrein.decide.redact import Placeholders, redact_json
+from checkrein.decide.redact import redact_json
 from checkrein.model import Action, Decision, Outcome, Request, Resource, Subject
+from checkrein.model.request import ANSWER, PROMPT
 from checkrein.services.gateway import Gateway
 from checkrein.services.governed import Governed
+from checkrein.services.speech import Speech
 from checkrein.services.turns import TURN
 
 #: an answer with more calls is not decided at all
@@ -48,25 +50,53 @@ class Answers:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    async def decide(self, governed: Governed, proposals: Sequence[Proposal], *, caller: str) -> tuple[Verdict, ...]:
+    async def decide(self, governed: Governed, proposals: Sequence[Proposal]) -> tuple[Verdict, ...]:
         """A verdict for each proposal, durably recorded; raises `StoreUnavailable` when one could not be.
 
         `governed` is the prompt that is being answered.
         """
-        handle = self._gateway.turn(governed).handle
-        asked = (self._one(handle, proposal, caller) for proposal in proposals)
+        asked = (self._one(governed, proposal) for proposal in proposals)
         return tuple(await asyncio.gather(*asked))
 
-    async def _one(self, handle: str, proposal: Proposal, caller: str) -> Verdict:
+    def speech(self, governed: Governed) -> Speech:
+        """The words that are answered to this prompt."""
+        return Speech(
+            lambda chars, found: self._gateway.consider(_answer(governed, chars, found), governed),
+            governed.placeholders,
+        )
+
+    async def record(self, governed: Governed, speech: Speech) -> dict[str, object]:
+        """What the end of the prompt says of its answer; an answer that is not plainly allowed gets a record.
+
+        Raises `StoreUnavailable`.
+        """
+        made = speech.decision
+        if made.outcome is not Outcome.ALLOW:
+            request = _answer(governed, speech.chars, speech.found)
+            await self._gateway.note(request, made, governed, redactions=speech.redactions)
+        return {"answer": made.outcome.wire}
+
+    async def _one(self, governed: Governed, proposal: Proposal) -> Verdict:
+        handle = self._gateway.turn(governed).handle
         action = Action(proposal.name, {"input": proposal.input})
         request = Request(Subject(TURN, handle), action, Resource("tool", proposal.name))
-        made = await self._gateway.propose(request, caller=caller)
+        made = await self._gateway.propose(request, caller=governed.caller)
         if not made.outcome.runs:
             return Verdict(refusal=refusal(proposal.name, made))
         if made.outcome is Outcome.ALLOW_WITH_REDACTION:
-            clean = redact_json(proposal.input, made.redact, Placeholders())
+            clean = redact_json(proposal.input, made.redact, governed.placeholders)
             return Verdict(input=clean if isinstance(clean, dict) and clean is not proposal.input else None)
         return Verdict()
+
+
+def _answer(governed: Governed, chars: int, found: Mapping[str, int]) -> Request:
+    """The answer to a prompt as policies are asked about it."""
+    asked = governed.request
+    properties = {
+        "direction": ANSWER,
+        "input": {"model": asked.resource.id, "chars": chars, "found": dict(found)},
+    }
+    return Request(asked.subject, Action(PROMPT, properties), asked.resource, asked.context)
 
 
 def refusal(tool: str, made: Decision) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from time import monotonic, perf_counter_ns
 
@@ -169,6 +169,18 @@ class Gateway:
             governed.turn = self._turns.open(governed.request, made.trace_id, governed.machine.approval, manifests)
         return governed.turn
 
+    def consider(self, request: Request, governed: Governed) -> Decision:
+        """Decide about what `governed` answers. What people approved for the prompt holds for its answer."""
+        return self._pdp.decide(
+            Asked(request), trace_id=governed.decision.trace_id, discharged=governed.machine.approval
+        )
+
+    async def note(
+        self, request: Request, made: Decision, governed: Governed, *, redactions: Mapping[str, int]
+    ) -> None:
+        """Record a decision that `consider` made; raises `StoreUnavailable`."""
+        await self._driver.run(self._note(request, made, governed, redactions))
+
     async def propose(self, request: Request, *, caller: str) -> Decision:
         """Decide and record a tool call that is answered to a turn, unless it was asked about in that turn."""
         asked = self._pdp.resolve(request)
@@ -231,6 +243,21 @@ class Gateway:
             return wait(self._ask(request, caller, trace_id, once, supported_obligations))
         except Replay as before:
             return msgspec.json.decode(before.answer, type=Decision)
+
+    def _note(self, request: Request, made: Decision, governed: Governed, redactions: Mapping[str, int]) -> Steps[None]:
+        payload = self._sealer.request(Asked(request), made, governed.machine.approval, self._clock.now_us())
+        draft = records.decision(
+            request,
+            made,
+            key=self._key,
+            caller=governed.caller,
+            mode=flow.Mode.ASK.value,
+            latency_us=0,
+            redactions=redactions,
+            payload=payload,
+        )
+        if not isinstance((yield from self._write(Unit((draft,)), payload)), flow.Durable):
+            raise StoreUnavailable("the decision about the answer could not be recorded")
 
     # --- the steps ----------------------------------------------------------------------------------------------
 
@@ -343,7 +370,9 @@ class Gateway:
                 supported=asking.supported,
             )
         asking.discharged, asking.trace_id = command.discharged, decision.trace_id
-        asking.clean, asking.counts = self._redact(asked.request, decision)
+        asking.placeholders = Placeholders()
+        asking.clean = self._redact(asked.request, decision, asking.placeholders)
+        asking.counts = dict(asking.placeholders.counts)
         asking.latency_us += (perf_counter_ns() - begun) // 1000
         spares = UNSUPPORTED in decision.reasons or bool(decision.code)
         if decision.outcome.runs or spares or (command.discharged and decision.outcome is Outcome.DENY):
@@ -372,14 +401,13 @@ class Gateway:
         match = self._approvals.match(action_hash, states)
         return match if match or tried else self._approvals.edited(action_hash, decision.bundle)
 
-    def _redact(self, request: Request, decision: Decision) -> tuple[Request, dict[str, int]]:
+    def _redact(self, request: Request, decision: Decision, placeholders: Placeholders) -> Request:
         if decision.outcome is not Outcome.ALLOW_WITH_REDACTION:
-            return request, {}
-        placeholders = Placeholders()
+            return request
         clean = redact_json(request.action.input, decision.redact, placeholders)
         properties = {**request.action.properties, "input": clean}
         action = msgspec.structs.replace(request.action, properties=properties)
-        return msgspec.structs.replace(request, action=action), dict(placeholders.counts)
+        return msgspec.structs.replace(request, action=action)
 
     def _with_handle(self, machine: flow.ActionFlow) -> Decision:
         """The decision as answered and recorded: with the approval it opened, joined or spent."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from time import perf_counter_ns
 
+from checkrein.decide.redact import Placeholders
 from checkrein.flow import action as flow
 from checkrein.flow.approval import Approval
 from checkrein.model import Decision, Outcome, Request
@@ -22,6 +23,8 @@ class Governed:
         self.request = request
         self.decision = decision
         self.machine = machine
+        #: the key or channel that asked
+        self.caller = ""
         #: set by `Gateway.turn`, for an upstream that asks about its own tool calls
         self.turn: Turn | None = None
         #: the idempotency key this runs under
@@ -34,6 +37,8 @@ class Governed:
         self.edited = False
         #: False when it is certain that the action did not even begin
         self.ran = True
+        #: the values that were taken out of the action, for its answer to take them out the same
+        self.placeholders = Placeholders()
         self._begun = perf_counter_ns()
         self._status = "ok"
         self._error = ""
@@ -100,10 +105,12 @@ class Asking:
         #: the action as it may leave, and how much was redacted in it, by class
         self.clean: Request = asked.request
         self.counts: dict[str, int] = {}
+        self.placeholders = Placeholders()
 
     def governed(self) -> Governed:
         governed = Governed(self.clean, decision_of(self.machine), self.machine)
-        governed.claim = self.claim
+        governed.caller = self.caller
+        governed.claim, governed.placeholders = self.claim, self.placeholders
         governed.edited = self.asked is not self.sent
         return governed
 

@@ -251,6 +251,9 @@ class Pdp:
         situation = self._situation(case.request, case.turn, discharged, case.now_us)
         python = tuple(self._python)
         made = evaluate(case.request, version.bundle, situation, classifier=version.classifier, python_policies=python)
+        if made.outcome is Outcome.REQUIRE_REVIEW and case.request.is_answer:
+            reasons = (*made.reasons, "an answer cannot wait for people")
+            return msgspec.structs.replace(made, outcome=Outcome.DENY, reasons=reasons, requirement=None)
         if made.outcome is Outcome.REQUIRE_REVIEW and made.requirement is None:
             error = PolicyError(", ".join(made.policies), "asks for review but names no approvers")
             return msgspec.structs.replace(made, outcome=Outcome.DENY, errors=(*made.errors, error))

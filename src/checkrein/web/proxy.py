@@ -1,7 +1,7 @@
 """`POST /v1/chat/completions`: read, govern, forward, answer.
 
 Plain ASGI with a watcher on the connection: when the caller leaves, the upstream call is cancelled and the end is
-recorded as `cancelled`. The tool calls of an answer are decided before the caller sees them, and the last part of an
+recorded as `cancelled`. What is answered is decided before the caller sees it, and the last part of an
 answer is sent only after its end is on disk. An answer that is whole, a stream too, is kept for the caller's
 `Idempotency-Key`.
 """
@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from checkrein.connectors import openai, openclaw
 from checkrein.connectors.chunks import Chunks
-from checkrein.connectors.completions import Whole
+from checkrein.connectors.completions import Whole, failure
 from checkrein.model import ApiKey, CheckreinError, Decision, Permission, UpstreamUnavailable, UpstreamUnreachable
 from checkrein.model.json import dumps
 from checkrein.ports import Reply
@@ -29,6 +29,7 @@ from checkrein.services.governed import Governed
 from checkrein.services.idempotency import Replay
 from checkrein.services.payloads import MAX_ANSWER_BYTES as MAX_KEPT_BYTES
 from checkrein.services.payloads import MAX_RESULT_BYTES
+from checkrein.services.speech import Speech, Withheld
 from checkrein.services.turns import TURN
 from checkrein.services.waiting import Hold
 from checkrein.web import body, trace
@@ -109,7 +110,7 @@ class Proxy:
                 answer.decided(governed.decision)
                 answer.decide = _left_to_the_gateway
                 if chat.request.subject.type != TURN:
-                    answer.decide = lambda asked: self._answers.decide(governed, asked, caller=key.id)
+                    answer.decide = lambda asked: self._answers.decide(governed, asked)
                 last = await self._run(chat, governed, name, answer)
             await answer.end(last)
         except Replay as before:
@@ -117,7 +118,7 @@ class Proxy:
             await answer.give(msgspec.structs.replace(kept, headers={**kept.headers, "idempotent-replayed": "true"}))
         except CheckreinError as error:
             if answer.begun:
-                await answer.cut()
+                await answer.cut(error)
                 return
             await answer.give(self._refusal(error, answer))
 
@@ -128,7 +129,7 @@ class Proxy:
         except UpstreamUnreachable:
             governed.never_ran()
             raise
-        except UpstreamUnavailable as error:
+        except (UpstreamUnavailable, Withheld) as error:
             if not answer.begun:
                 governed.replies(msgspec.msgpack.encode(self._refusal(error, answer)))
             raise
@@ -157,14 +158,20 @@ class Proxy:
         sent_ns = perf_counter_ns()
         sent = await self._routes.send(name, "/chat/completions", payload, {"traceparent": traceparent})
         first_us = (perf_counter_ns() - sent_ns) // 1000
-        reply = sent.reply
+        reply, speech = sent.reply, self._answers.speech(governed)
         about: dict[str, object] = {"upstream": sent.tried[-1], "http_status": reply.status, "first_us": first_us}
         if len(sent.tried) > 1:
             about["tried"] = list(sent.tried)
         try:
-            last, detail = await self._answer(chat, reply, answer)
+            speech.begin()
+            last, detail = await self._answer(chat, reply, answer, speech)
+            detail |= await self._answers.record(governed, speech)
         except UpstreamUnavailable:
             governed.ended("failed", error="UpstreamUnavailable", detail=about)
+            raise
+        except Withheld:
+            detail = await self._answers.record(governed, speech)
+            governed.ended("failed", error="Withheld", detail={**about, **detail})
             raise
         finally:
             await reply.close()
@@ -173,12 +180,14 @@ class Proxy:
         governed.ended(status, error=error, detail={**about, **detail})
         return last
 
-    async def _answer(self, chat: openai.Chat, reply: Reply, answer: Answer) -> tuple[bytes, dict[str, object]]:
+    async def _answer(
+        self, chat: openai.Chat, reply: Reply, answer: Answer, speech: Speech
+    ) -> tuple[bytes, dict[str, object]]:
         """The last part of the answer, and what is recorded about it."""
         kept = {name: reply.headers[name] for name in ANSWER_HEADERS if name in reply.headers}
         if chat.stream and "text/event-stream" in kept.get("content-type", ""):
             await answer.begin(reply.status, answer.headers({**kept, "cache-control": "no-store"}))
-            return await answer.stream(reply)
+            return await answer.stream(reply, speech)
         parts: list[bytes] = []
         size = 0
         async for part in reply.body():
@@ -191,9 +200,11 @@ class Proxy:
         body = b"".join(parts)
         detail: dict[str, object] = {"bytes": size}
         if reply.status < 400:
-            whole = Whole(body)
+            whole = Whole(body, speech)
             verdicts = await answer.verdicts(whole.asked)
             body, detail = whole.settle(verdicts), detail | _calls(verdicts)
+        else:
+            body = failure(body, speech)
         return answer.prepare(reply.status, answer.headers(kept), body), detail
 
 
@@ -253,9 +264,9 @@ class Answer:
         pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})
 
-    async def stream(self, reply: Reply) -> tuple[bytes, dict[str, object]]:
+    async def stream(self, reply: Reply, speech: Speech) -> tuple[bytes, dict[str, object]]:
         """Send each event once it is decided, but keep what closes the stream in hand, from `[DONE]` on."""
-        chunks = Chunks()
+        chunks = Chunks(speech)
         verdicts: list[Verdict] = []
         size = 0
         async for part in reply.body():
@@ -291,9 +302,12 @@ class Answer:
         self._status, self._headers = kept.status, kept.headers
         await self.end(kept.body)
 
-    async def cut(self) -> None:
+    async def cut(self, error: CheckreinError) -> None:
         """End a stream that failed midway with an event that says so; the closing `[DONE]` never comes."""
-        event = b'data: {"error":{"message":"the answer broke off","type":"upstream_error","code":"broken_stream"}}\n\n'
+        said = {"message": "the answer broke off", "type": "upstream_error", "code": "broken_stream"}
+        if isinstance(error, Withheld):
+            said = {"message": str(error), "type": "policy_denied", "code": "denied"}
+        event = b"data: " + dumps({"error": said}) + b"\n\n"
         await self._send({"type": "http.response.body", "body": event, "more_body": False})
 
     def _remember(self, part: bytes) -> None:
