@@ -38,6 +38,7 @@ from checkrein.services.edits import Edits
 from checkrein.services.gates import Answerer
 from checkrein.services.gateway import Gateway
 from checkrein.services.golden import Golden, read_golden
+from checkrein.services.grants import Grants
 from checkrein.services.idempotency import Idempotency
 from checkrein.services.ids import noise
 from checkrein.services.keys import Keys
@@ -140,6 +141,7 @@ class System:
         self.rollouts = Rollouts(
             store, self.arms, self.approvals, self.clock, key=key, approvers=self.config.rollout.requirement()
         )
+        self.grants = Grants(store, self.clock, key)
         self.edits = Edits(store, self.approvals, self.pdp, self.clock, key)
         self.keys = Keys(store, self.clock)
         self.killswitch = KillSwitch(store, self.clock)

@@ -156,3 +156,32 @@ def test_an_absence_is_listed_and_its_delegate_votes(waiting: str, folder: Path,
     ran = cli("approvals", "approve", waiting, "--as", "dave", "--dir", folder)
     assert "is approved" in ran.err
     assert "vote of dave for bob" in cli("approvals", "show", waiting, "--dir", folder).out
+
+
+def test_a_grant_is_given_listed_used_and_revoked(folder: Path, cli: Run, asking: Callable[..., Path]) -> None:
+    policies = folder / "policies/main.cedar"
+    text = policies.read_text().replace('@expires("1h")', '@expires("1h") @grant("max 1h, 5 uses, same to, even red")')
+    policies.write_text(text)
+    mail = asking("send_email")
+    id = cli("decide", mail, "--dir", folder).json()["context"]["access_request"]["id"]
+    assert "max 1h, 5 uses, same to, even red" in cli("approvals", "show", id, "--dir", folder).out
+    wide = cli("approvals", "approve", id, "--as", "bob", "--grant-uses", "6", "--dir", folder)
+    assert (wide.code, "no more than `max 1h, 5 uses" in wide.err) == (1, True)
+    ran = cli("approvals", "approve", id, "--as", "bob", "--grant", "--grant-for", "30m", "--dir", folder, "-o", "json")
+    grant = ran.json()["grant"]
+    assert f"{grant} lets the like run again: max 30m, 5 uses" in ran.err
+    assert [cli("decide", mail, "--dir", folder).code for _ in range(2)] == [0, 0]
+    (row,) = cli("approvals", "grants", "--dir", folder, "-o", "json").json()
+    assert (row["id"], row["left"], row["same"]) == (grant, 4, {"to": "press@example.com"})
+    assert "to=press@example.com" in cli("approvals", "grants", "--dir", folder).out
+    revoked = cli("approvals", "revoke", grant[:8], "--as", "carol", "--dir", folder)
+    assert (revoked.code, "used 1 of 5 times" in revoked.err) == (0, True)
+    assert "no grant lives" in cli("approvals", "grants", "--dir", folder).err
+    assert "revoked" in cli("approvals", "grants", "--all", "--dir", folder).out
+    assert cli("decide", mail, "--dir", folder).code == 4
+
+
+def test_where_policy_lets_nobody_grant_a_grant_is_refused(waiting: str, folder: Path, cli: Run) -> None:
+    ran = cli("approvals", "approve", waiting, "--as", "bob", "--grant", "--dir", folder)
+    assert (ran.code, "policy lets nobody grant this" in ran.err) == (1, True)
+    assert kinds(cli, folder)[-1] == "approval.vote_refused"

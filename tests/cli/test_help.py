@@ -22,6 +22,8 @@ VERBS = (
         "approvals deny",
         "approvals delegate",
         "approvals edit",
+        "approvals grants",
+        "approvals revoke",
     ),
     *("audit list", "audit show", "audit tail", "audit verify"),
     *("keys create", "keys list", "keys rotate", "keys revoke", "keys rotate-signer"),

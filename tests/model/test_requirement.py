@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from checkrein.model import BadRequest, Factor, Requirement
 from checkrein.model.requirement import (
     Step,
+    Terms,
     combine,
     escalated,
     parse_escalation,
     parse_factors,
+    parse_grant,
     parse_span,
     span_text,
 )
@@ -91,20 +93,63 @@ def test_a_length_of_time_is_read_as_it_is_written(seconds: int):
         assert parse_span(text) == seconds
 
 
+def test_a_grant_names_a_time_a_number_of_uses_and_what_stays_the_same():
+    assert parse_grant("max 1h, 5 uses, same to") == Terms(3600, 5, ("to",))
+    assert parse_grant("1 use,same a,max 2d,same b,even red") == Terms(2 * DAY, 1, ("a", "b"), red=True)
+    assert parse_grant("max 1h, 5 uses, any arguments") == Terms(3600, 5)
+    for text in ("max 1h, 5 uses, same to", "max 2d, 1 uses, any arguments, even red"):
+        assert str(parse_grant(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "max 1h",
+        "max 1h, 5 uses",
+        "5 uses, same to",
+        "max 1h, same to",
+        "max 1h, 5 uses, same to, any arguments",
+        "max 1h, max 2h, 5 uses, same to",
+        "max 1h, 0 uses, same to",
+        "max 1h, 10001 uses, same to",
+        "max 91d, 5 uses, same to",
+        "max 1h, 5 uses, same .*",
+        "max 1h, 5 uses, same to,",
+        "max 1h, 5 uses, like to",
+    ],
+)
+def test_a_grant_without_bounds_is_refused(text: str):
+    with pytest.raises(BadRequest) as refused:
+        parse_grant(text)
+    assert refused.value.hint
+
+
+def test_several_policies_grant_only_what_all_of_them_do():
+    wide, narrow = (
+        Requirement((Factor(1, "a"),), DAY, grant=parse_grant(text))
+        for text in ("max 2h, 9 uses, same to, even red", "max 1h, 20 uses, same amount")
+    )
+    assert combine((wide, narrow)).grant == Terms(3600, 9, ("to", "amount"))
+    assert combine((wide, asked("1 of b"))).grant is None
+
+
 ROLES = st.sampled_from(["a", "b", "c"])
 STEPS = st.dictionaries(ROLES, st.integers(1, 9), max_size=3).map(
     lambda found: tuple(sorted((Step(after, role) for role, after in found.items()), key=lambda s: (s.after_s, s.role)))
 )
+TERMS = st.none() | st.builds(Terms, st.integers(1, 9), st.integers(1, 9), st.sets(ROLES).map(tuple), st.booleans())
 FACTORS = st.lists(
     st.builds(Factor, st.integers(1, 3), ROLES, STEPS), min_size=1, max_size=3, unique_by=lambda f: f.role
 )
-REQUIREMENTS = st.builds(Requirement, FACTORS.map(tuple), st.integers(10, 99), st.booleans())
+REQUIREMENTS = st.builds(Requirement, FACTORS.map(tuple), st.integers(10, 99), st.booleans(), TERMS)
 
 
 @given(st.lists(REQUIREMENTS, min_size=1, max_size=3), st.integers(0, 12))
 def test_several_requirements_at_once_are_looser_than_none_of_them(several: list[Requirement], age_s: int):
     whole = combine(tuple(several))
     for one in several:
+        assert whole.as_strict_as(one)
         assert whole.expires_s <= one.expires_s
         assert whole.reason_required >= one.reason_required
         for factor in one.factors:

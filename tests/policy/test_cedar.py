@@ -72,6 +72,8 @@ ASKS = '@id("a") @outcome("require_review") @approvers("1 of a")'
         (f'{ASKS} @escalate("4h: b") {REST}', "`@escalate`: the step at 4h would come after the end, at 4h"),
         (f'{ASKS} @reason_required("no") {REST}', "`@reason_required` takes no value"),
         (f'@id("a") @escalate("1h: b") {REST}', "`@escalate` has no effect here"),
+        (f'{ASKS} @grant("max 1h, 5 uses") {REST}', "`@grant`: a grant needs a time, a number of uses, and what"),
+        (f'@id("a") @grant("max 1h, 5 uses, same to") {REST}', "`@grant` has no effect here"),
         (f'@id("a") @reason_required {REST}', "`@reason_required` has no effect here"),
         (f'@id("a") @outcome("redact") {REST}', "does not name its classes"),
         (f'@id("a") @outcome("redact") @redact("a,,b") {REST}', "does not name its classes"),

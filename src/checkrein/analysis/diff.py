@@ -15,8 +15,8 @@ from checkrein.analysis.logic import Bool, Verdict
 from checkrein.analysis.outcomes import KIND_OF, Outcomes
 from checkrein.analysis.witness import Found, Search, Witness, ask
 from checkrein.analysis.world import World
-from checkrein.model import Outcome, Requirement
-from checkrein.model.requirement import Factor, combine
+from checkrein.model import Outcome
+from checkrein.model.requirement import combine
 from checkrein.policy.bundle import Bundle
 from checkrein.policy.cedar import Kind
 from checkrein.policy.engine import PolicyResult
@@ -241,24 +241,11 @@ def _duty_change(bundles: Sequence[Bundle], results: tuple[PolicyResult, PolicyR
         ]
         if asked[0] == asked[1]:
             return None
-        return f"{asked[0].terms()} -> {asked[1].terms()}", not _asks_as_much(asked[1], asked[0])
+        return f"{asked[0].terms()} -> {asked[1].terms()}", not asked[1].as_strict_as(asked[0])
     classes = [sorted({name for policy in those for name in policy.redact}) for those in (one, other)]
     if _covers(classes[0], classes[1]) and _covers(classes[1], classes[0]):
         return None
     return f"{','.join(classes[0])} -> {','.join(classes[1])}", not _covers(classes[1], classes[0])
-
-
-def _asks_as_much(one: Requirement, other: Requirement) -> bool:
-    """Whether one requirement is at least as strict as the other."""
-    mine = {factor.role: factor for factor in one.factors}
-    people = all(factor.role in mine and _as_strict(mine[factor.role], factor) for factor in other.factors)
-    return people and one.expires_s <= other.expires_s and one.reason_required >= other.reason_required
-
-
-def _as_strict(one: Factor, other: Factor) -> bool:
-    opens = {step.role: step.after_s for step in other.escalate}
-    no_sooner = all(step.role in opens and step.after_s >= opens[step.role] for step in one.escalate)
-    return one.count >= other.count and no_sooner
 
 
 def _covers(classes: Iterable[str], others: Iterable[str]) -> bool:

@@ -116,6 +116,7 @@ def show(id: Id, dir: Dir = HERE, data: Data = None, output: Format = Output.TAB
             ("then also", f"{step.role}, from {stamp(approval.created_us + step.after_s * 1_000_000)}")
             for step in approval.requirement.escalation
         ),
+        ("may be granted", str(approval.requirement.grant or "")),
         ("reason", "required" if approval.requirement.reason_required else ""),
         ("still needed", ", ".join(approval.missing()) if approval.state is State.PENDING else ""),
         ("may agree", ", ".join(map(_seat, voters)) if approval.state is State.PENDING else ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from checkrein.cli.common import HERE, Data, Dir, Format, Output, examples, print_json, say, system
@@ -39,6 +40,14 @@ def register(approvals: typer.Typer) -> None:
             "checkrein approvals delegate --as bob --end",
         ),
     )(delegate)
+    approvals.command(
+        short_help="List what people let happen again.",
+        epilog=examples("checkrein approvals grants", "checkrein approvals grants --all -o json"),
+    )(grants)
+    approvals.command(
+        short_help="End a grant.",
+        epilog=examples('checkrein approvals revoke grt_1a2b --as bob --reason "moved on"'),
+    )(revoke)
 
 
 def delegate(
@@ -73,6 +82,62 @@ def delegate(
         until_us = Absence(parse_day(last), parse_day(last)).bounds_us[1]
         given = delegations.give(who, to, from_us=from_us, until_us=until_us, auth="local")
     say(f"`{to}` may vote in the place of `{who}` until {stamp(given.until_us)}")
+
+
+def grants(
+    every: Annotated[bool, typer.Option("--all", help="Also those that have ended.")] = False,
+    dir: Dir = HERE,
+    data: Data = None,
+    output: Format = Output.TABLE,
+) -> None:
+    """List grants, the newest first: for whom, what stays the same, how many uses are left, and the last one."""
+    with system(dir, data) as opened:
+        found, now_us = opened.grants.all(live=not every), opened.clock.now_us()
+    if output is Output.JSON:
+        print_json(
+            [msgspec.to_builtins(grant) | {"state": grant.status(now_us), "left": grant.left} for grant in found]
+        )
+        return
+    print_table(
+        ("id", "state", "who", "action", "same", "left", "until (UTC)", "last use (UTC)", "given by"),
+        [
+            (
+                grant.id,
+                grant.status(now_us).value,
+                grant.subject.id + (f" through {grant.agent}" if grant.agent else ""),
+                f"{grant.action} on {grant.resource}",
+                ", ".join(f"{name}={_text(value)}" for name, value in grant.same.items()),
+                f"{grant.left} of {grant.terms.uses}",
+                stamp(grant.until_us)[:16].replace("T", " "),
+                stamp(grant.last_us)[:16].replace("T", " ") if grant.last_us else "",
+                ", ".join(grant.by),
+            )
+            for grant in found
+        ],
+        empty="nothing was granted" if every else "no grant lives",
+        prose=("same",),
+    )
+
+
+def revoke(
+    id: Annotated[str, typer.Argument(metavar="GRANT", help="The grant's id, `grt_...`; its beginning is enough.")],
+    who: As = "",
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why.")] = "",
+    dir: Dir = HERE,
+    data: Data = None,
+    output: Format = Output.TABLE,
+) -> None:
+    """End a grant: from the next request on people are asked again. Anybody of this deployment may."""
+    with system(dir, data) as opened:
+        known(opened, who)
+        ended = opened.grants.revoke(id, by=who, reason=reason, auth="local")
+    if output is Output.JSON:
+        print_json(msgspec.to_builtins(ended))
+    say(f"{ended.id} is revoked; it was used {ended.used} of {ended.terms.uses} times")
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _list_delegations(opened: System, now_us: int, output: Output) -> None:

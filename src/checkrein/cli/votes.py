@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from checkrein.cli.approvals import Id, as_json
@@ -14,6 +15,7 @@ from checkrein.cli.standing import As, known
 from checkrein.flow.approval import Approval, State
 from checkrein.model import BadRequest
 from checkrein.model.json import load_object, loads
+from checkrein.model.requirement import Terms, parse_span
 
 if TYPE_CHECKING:
     from checkrein.policy.manifest import Manifest
@@ -56,6 +58,15 @@ def approve(
     reason: Reason = "",
     behalf: For = "",
     seen: Hash = "",
+    granting: Annotated[
+        bool, typer.Option("--grant", help="Let the like happen again, as far as policy says.")
+    ] = False,
+    grant_for: Annotated[
+        str, typer.Option("--grant-for", metavar="TIME", help="No longer than this, such as `30m`.", show_default="all")
+    ] = "",
+    grant_uses: Annotated[
+        int, typer.Option("--grant-uses", metavar="N", help="No more often than this.", show_default="all")
+    ] = 0,
     dir: Dir = HERE,
     data: Data = None,
     output: Format = Output.TABLE,
@@ -64,10 +75,31 @@ def approve(
 
     The person must hold a role that is still needed, and cannot vote on what they asked for. A vote that does not
     count is refused, and recorded.
+
+    With `--grant` the same tool may run again for the same user and agent without asking, as often and as long as the
+    policy's `@grant` says, or less. It opens if everybody who agrees gives it.
     """
-    after = _vote(id, who, True, reason, behalf, seen, dir, data, output)
+    with system(dir, data) as opened:
+        known(opened, who)
+        terms = _terms(opened.approvals.get(id), grant_for, grant_uses) if granting or grant_for or grant_uses else None
+        after = opened.approvals.vote(
+            id,
+            voter=who,
+            approve=True,
+            reason=reason,
+            on_behalf_of=behalf,
+            auth="local",
+            action_hash=seen,
+            grant=terms,
+        )
+        grant = next((grant for grant in opened.grants.all() if grant.approval == after.id), None)
+        now_us = opened.clock.now_us()
+    if output is Output.JSON:
+        print_json(as_json(after, now_us) | {"grant": grant.id if grant else ""})
     if after.state is State.APPROVED:
         say(f"{after.id} is approved; it runs once when the same request is sent again")
+        if grant:
+            say(f"{grant.id} lets the like run again: {grant.terms}; `approvals revoke` ends it")
     else:
         say(f"{after.id} has your vote; still needed: {', '.join(after.missing())}")
 
@@ -83,7 +115,14 @@ def deny(
     output: Format = Output.TABLE,
 ) -> None:
     """Deny: the action will not run. One denial ends it, whoever else has approved."""
-    after = _vote(id, who, False, reason, behalf, seen, dir, data, output)
+    with system(dir, data) as opened:
+        known(opened, who)
+        after = opened.approvals.vote(
+            id, voter=who, approve=False, reason=reason, on_behalf_of=behalf, auth="local", action_hash=seen
+        )
+        now_us = opened.clock.now_us()
+    if output is Output.JSON:
+        print_json(as_json(after, now_us))
     say(f"{after.id} is {after.state}")
 
 
@@ -138,23 +177,8 @@ def _read(given: list[str] | tuple[()], manifest: Manifest | None) -> dict[str, 
     return found
 
 
-def _vote(
-    id: str,
-    who: str,
-    approve: bool,
-    reason: str,
-    behalf: str,
-    seen: str,
-    dir: Path,
-    data: Path | None,
-    output: Output,
-) -> Approval:
-    with system(dir, data) as opened:
-        known(opened, who)
-        after = opened.approvals.vote(
-            id, voter=who, approve=approve, reason=reason, on_behalf_of=behalf, auth="local", action_hash=seen
-        )
-        now_us = opened.clock.now_us()
-    if output is Output.JSON:
-        print_json(as_json(after, now_us))
-    return after
+def _terms(approval: Approval, max_text: str, uses: int) -> Terms:
+    """What the person grants: what policy lets them, narrowed as they say. Without any the vote is refused."""
+    allowed = approval.requirement.grant or Terms(1, 1)
+    max_s = parse_span(max_text) if max_text else allowed.max_s
+    return msgspec.structs.replace(allowed, max_s=max_s, uses=uses or allowed.uses)

@@ -14,10 +14,13 @@ import msgspec
 from checkrein.flow.approval import Approval, move
 from checkrein.flow.approval import Event as ApprovalEvent
 from checkrein.flow.approval import State as ApprovalState
+from checkrein.flow.grant import Discharge, Grant, use
+from checkrein.flow.grant import Event as GrantEvent
+from checkrein.flow.grant import move as move_grant
 from checkrein.model import CheckreinError, Decision, Outcome
 
-#: how often a decision is made anew because another process moved the same approval first
-MAX_ATTEMPTS = 5
+#: how often a decision is made anew because somebody else moved the same approval or grant first
+MAX_ATTEMPTS = 64
 
 
 class State(enum.StrEnum):
@@ -53,13 +56,15 @@ class Submitted(msgspec.Struct, frozen=True):
 class Decided(msgspec.Struct, frozen=True, kw_only=True):
     """The PDP decided. `match` is the approval of exactly this action, or of what people edited it into, if there is
     one; `fresh` would be a new one, given whenever the outcome is REQUIRE_REVIEW. A denial ends the approval that
-    people have agreed to, unless `spares` says that it is about the caller and not about the action."""
+    people have agreed to, unless `spares` says that it is about the caller and not about the action. `grant` is one
+    that stands for the people a review asks for; with a denial, one that changed policies deny by now."""
 
     decision: Decision
     now_us: int
     spares: bool = False
     match: Approval | None = None
     fresh: Approval | None = None
+    grant: Grant | None = None
 
 
 class Durable(msgspec.Struct, frozen=True):
@@ -88,16 +93,17 @@ Event = Submitted | Decided | Durable | Refused | Conflicted | Ended
 
 
 class Decide(msgspec.Struct, frozen=True):
-    """Ask the PDP. `discharged` is the approval whose review policies people have satisfied."""
+    """Ask the PDP. `discharged` is the approval or grant whose review policies people have satisfied."""
 
-    discharged: Approval | None = None
+    discharged: Discharge | None = None
 
 
 class Record(msgspec.Struct, frozen=True):
-    """Write records of these kinds and these approvals in one durable unit."""
+    """Write records of these kinds, these approvals and this grant in one durable unit."""
 
     kinds: tuple[str, ...]
     approvals: tuple[Approval, ...] = ()
+    grant: Grant | None = None
 
 
 class Execute(msgspec.Struct, frozen=True):
@@ -190,6 +196,7 @@ class ActionFlow:
         self.decision: Decision | None = None
         self.approval: Approval | None = None
         self._held: Approval | None = None
+        self._grant: Grant | None = None
         self._attempts = 0
 
     def handle(self, event: Event) -> Command:
@@ -227,10 +234,18 @@ class ActionFlow:
             if usable is not None and usable.state is ApprovalState.APPROVED and held is None:
                 self._held = usable
                 return State.DECIDING, Decide(discharged=usable)
+            if event.grant is not None and held is None and self._grant is None:
+                self._grant = event.grant
+                return State.DECIDING, Decide(discharged=event.grant)
             return self._review(event, usable)
         if decision.outcome is Outcome.DENY:
             agreed = held or (usable if usable is not None and usable.state is ApprovalState.APPROVED else None)
-            if agreed is None or event.spares:
+            if event.spares:
+                return State.RECORDING_REFUSAL, Record(("decision",))
+            if agreed is None and event.grant is not None:
+                ended = move_grant(event.grant, GrantEvent.DENIED, event.now_us)
+                return State.RECORDING_REFUSAL, Record(("decision", "approval.grant_ended"), grant=ended)
+            if agreed is None:
                 return State.RECORDING_REFUSAL, Record(("decision",))
             dead = move(agreed, ApprovalEvent.WITHDRAWAL, event.now_us)
             return State.RECORDING_REFUSAL, Record(("decision", "approval.cancelled"), (dead,))
@@ -252,6 +267,8 @@ class ActionFlow:
         return State.RECORDING_REVIEW, Record(tuple(kinds), tuple(approvals))
 
     def _allowed(self, now_us: int) -> tuple[State, Command]:
+        if self._grant is not None:
+            return self._granted(use(self._grant, now_us))
         taken = move(self._held, ApprovalEvent.TAKEN, now_us) if self._held is not None else None
         if self.mode is Mode.RUN:
             self.approval = taken
@@ -262,6 +279,12 @@ class ActionFlow:
         # the enforcement point runs it out of our sight: the approval is spent with the answer
         self.approval = msgspec.structs.replace(move(taken, ApprovalEvent.DONE, now_us), version=taken.version)
         return State.RECORDING_ANSWER, Record(("decision", "approval.used"), (self.approval,))
+
+    def _granted(self, grant: Grant) -> tuple[State, Command]:
+        """Under a grant: no approval is opened, and the use is counted with the start or the answer."""
+        if self.mode is Mode.RUN:
+            return State.RECORDING_START, Record(("decision", "execution.started", "approval.grant_used"), grant=grant)
+        return State.RECORDING_ANSWER, Record(("decision", "approval.grant_used"), grant=grant)
 
     def _durable(self) -> tuple[State, Command]:
         if self.state is State.RECORDING_REVIEW:
@@ -274,7 +297,7 @@ class ActionFlow:
         self._attempts += 1
         if self.state is State.RECORDING_END or self._attempts >= MAX_ATTEMPTS:
             return State.UNAVAILABLE, Fail()
-        self._held = self.approval = None
+        self._held = self.approval = self._grant = None
         return State.DECIDING, Decide()
 
     def _ended(self, event: Ended) -> tuple[State, Command]:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from checkrein.model import CheckreinError, Level, Request, Requirement, Subject
-from checkrein.model.requirement import combine
+from checkrein.model.requirement import Terms, combine
 
 
 class State(enum.StrEnum):
@@ -78,11 +78,13 @@ class Vote(msgspec.Struct, frozen=True, kw_only=True):
     """One person's answer. `auth` says how they proved who they are; `shown` is the hash of what they saw.
 
     A delegate votes `on_behalf_of` somebody, with that person's `roles`; `via` are those who passed it on in between.
+    `grant` is what the voter would let happen again (`flow.grant`).
     """
 
     voter: str
     on_behalf_of: str = ""
     via: tuple[str, ...] = ()
+    grant: Terms | None = None
     roles: tuple[str, ...]
     approve: bool
     reason: str = ""
@@ -243,12 +245,30 @@ def vote(approval: Approval, cast: Vote) -> Approval:
         raise VoteRefused("own_edit", "who edited it cannot be the only one to agree", hint="ask somebody else")
     if approval.requirement.reason_required and not cast.reason.strip():
         raise VoteRefused("reason_required", "policy asks for a reason", hint="give one with `--reason`")
+    if cast.grant is not None:
+        _grantable(approval, cast, cast.grant)
     voted = msgspec.structs.replace(approval, votes=(*approval.votes, cast))
     if not cast.approve:
         return move(voted, Event.REFUSAL, now_us)
     if not voted.missing():
         return move(voted, Event.QUORUM, now_us)
     return msgspec.structs.replace(voted, version=approval.version + 1)
+
+
+def _grantable(approval: Approval, cast: Vote, terms: Terms) -> None:
+    """Raise `VoteRefused` unless policy lets people grant this."""
+    allowed = approval.requirement.grant
+    if allowed is None or not cast.approve:
+        raise VoteRefused("no_grant", "policy lets nobody grant this", hint="approve this one action, without a grant")
+    if not terms.within(allowed):
+        raise VoteRefused("wide_grant", f"policy lets people grant no more than `{allowed}`", hint="ask for less")
+    if approval.risk is Level.RED and not terms.red:
+        raise VoteRefused("red_grant", "what is red is not granted", hint="approve this one action, without a grant")
+    given = approval.request().action.input
+    if absent := [name for name in terms.same if name not in given]:
+        raise VoteRefused(
+            "no_grant", f"the grant is bound to `{absent[0]}`, which this action does not have", hint="approve it alone"
+        )
 
 
 def best(approval: Approval, casts: Sequence[Vote]) -> tuple[Approval, Vote]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from checkrein.flow import action, approval, rollout
+from checkrein.flow import action, approval, grant, rollout
 
 
 def _name(state: str) -> str:
@@ -24,6 +24,16 @@ def approval_diagram() -> str:
     """The life of one approval."""
     lines = ["stateDiagram-v2", f"    [*] --> {_name(approval.State.PENDING)}"]
     for state, steps in approval.TRANSITIONS.items():
+        lines += [f"    {_name(state)} --> {_name(target)}: {event.value}" for event, target in steps.items()]
+        if not steps:
+            lines.append(f"    {_name(state)} --> [*]")
+    return "\n".join(lines)
+
+
+def grant_diagram() -> str:
+    """The life of one grant."""
+    lines = ["stateDiagram-v2", f"    [*] --> {_name(grant.State.LIVE)}"]
+    for state, steps in grant.TRANSITIONS.items():
         lines += [f"    {_name(state)} --> {_name(target)}: {event.value}" for event, target in steps.items()]
         if not steps:
             lines.append(f"    {_name(state)} --> [*]")
@@ -53,6 +63,10 @@ def page() -> str:
         "start are durable before anything runs.\n\n"
         "## One approval\n\n"
         f"```mermaid\n{approval_diagram()}\n```\n\n"
+        "An edit ends one approval and opens another, which begins as `pending`.\n\n"
+        "## One grant\n\n"
+        f"```mermaid\n{grant_diagram()}\n```\n\n"
+        "One whose time is over stays as it was and covers nothing.\n\n"
         "## One rollout\n\n"
         f"```mermaid\n{rollout_diagram()}\n```\n\n"
         "A policy bundle begins in the shadow, another version of an upstream live, at the first stage.\n"

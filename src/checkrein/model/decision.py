@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from checkrein.model.requirement import Requirement, escalated, parse_escalation, parse_factors, parse_span
+from checkrein.model.requirement import Requirement, escalated, parse_escalation, parse_factors, parse_grant, parse_span
 from checkrein.model.risk import Level, Risk
 
 #: the reason of a denial that the caller would not get if it supported the obligations
@@ -124,13 +124,20 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def review(
-        cls, reason: str, *, approvers: str, expires: str = "4h", escalate: str = "", reason_required: bool = False
+        cls,
+        reason: str,
+        *,
+        approvers: str,
+        expires: str = "4h",
+        escalate: str = "",
+        reason_required: bool = False,
+        grant: str = "",
     ) -> Decision:
         """For policies written in Python: the words are those of the annotations, `approvers="2 of finance"`."""
         factors, expires_s = parse_factors(approvers), parse_span(expires)
         if escalate:
             factors = escalated(factors, parse_escalation(escalate, expires_s))
-        requirement = Requirement(factors, expires_s, reason_required)
+        requirement = Requirement(factors, expires_s, reason_required, parse_grant(grant) if grant else None)
         return cls(outcome=Outcome.REQUIRE_REVIEW, reasons=(reason,), requirement=requirement)
 
     def for_caller(self, supported: object) -> Decision:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import msgspec
@@ -12,9 +13,15 @@ _ROLE = r"[A-Za-z0-9_.\-]{1,80}"
 _FACTOR = re.compile(rf"\s*(\d{{1,3}})\s+of\s+({_ROLE})\s*")
 _STEP = re.compile(rf"\s*([^:;]{{1,20}}):\s*({_ROLE})\s*")
 _SPAN = re.compile(r"\s*(\d{1,6})\s*(s|m|h|d)\s*")
+_TERM = re.compile(
+    r"max\s+(?P<max>\d{1,6}\s*[smhd])|(?P<uses>\d{1,6})\s+uses?|same\s+(?P<same>[A-Za-z_][A-Za-z0-9_.\-]{0,127})"
+    r"|(?P<any>any arguments)|(?P<red>even red)"
+)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 #: further roles that one review may name
 MAX_STEPS = 10
+#: bounds of a standing permission
+MAX_USES, MAX_GRANT_S = 10_000, 90 * 86_400
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -42,12 +49,38 @@ class Factor(msgspec.Struct, frozen=True):
         return (self.role, *(step.role for step in self.escalate if age_s >= step.after_s))
 
 
+class Terms(msgspec.Struct, frozen=True):
+    """How far a standing permission may go: `uses` of the same tool within `max_s` seconds, with the arguments named in
+    `same` as they were approved. `red` if it may cover what is red, too."""
+
+    max_s: int
+    uses: int
+    same: tuple[str, ...] = ()
+    red: bool = False
+
+    def __str__(self) -> str:
+        same = [f"same {name}" for name in self.same] or ["any arguments"]
+        return ", ".join([f"max {span_text(self.max_s)}", f"{self.uses} uses", *same, *(["even red"] * self.red)])
+
+    def within(self, other: Terms) -> bool:
+        """Whether nothing is permitted under these terms that is not under the others."""
+        bounded = self.max_s <= other.max_s and self.uses <= other.uses
+        return bounded and set(self.same) >= set(other.same) and self.red <= other.red
+
+    def narrowed(self, other: Terms) -> Terms:
+        """Both at once."""
+        same = tuple(dict.fromkeys((*self.same, *other.same)))
+        return Terms(min(self.max_s, other.max_s), min(self.uses, other.uses), same, self.red and other.red)
+
+
 class Requirement(msgspec.Struct, frozen=True):
     """All factors must be met, each by different people, within `expires_s` seconds of the request."""
 
     factors: tuple[Factor, ...]
     expires_s: int
     reason_required: bool = False
+    #: what people may grant beyond this one action; None: nothing
+    grant: Terms | None = None
 
     def __str__(self) -> str:
         return " and ".join(str(factor) for factor in self.factors)
@@ -72,7 +105,22 @@ class Requirement(msgspec.Struct, frozen=True):
         parts = [f"{self} within {span_text(self.expires_s)}"]
         parts += [f"from {step}" for step in self.escalation]
         parts += ["with a reason"] if self.reason_required else []
+        parts += [f"grants {self.grant}"] if self.grant else []
         return ", ".join(parts)
+
+    def as_strict_as(self, other: Requirement) -> bool:
+        """Whether everything that the other asks for is asked for here, and nothing more is open to anybody."""
+        mine = {factor.role: factor for factor in self.factors}
+        people = all(factor.role in mine and _as_strict(mine[factor.role], factor) for factor in other.factors)
+        granted = self.grant is None or (other.grant is not None and self.grant.within(other.grant))
+        in_time = self.expires_s <= other.expires_s
+        return people and in_time and granted and self.reason_required >= other.reason_required
+
+
+def _as_strict(one: Factor, other: Factor) -> bool:
+    opens = {step.role: step.after_s for step in other.escalate}
+    no_sooner = all(step.role in opens and step.after_s >= opens[step.role] for step in one.escalate)
+    return one.count >= other.count and no_sooner
 
 
 def parse_factors(text: str) -> tuple[Factor, ...]:
@@ -127,6 +175,35 @@ def parse_escalation(text: str, expires_s: int) -> tuple[Step, ...]:
     return tuple(steps)
 
 
+def parse_grant(text: str) -> Terms:
+    """Read `"max 1h, 5 uses, same to"`; raises `BadRequest` for anything else.
+
+    What stays the same must be said, if only by `any arguments`; `even red` lets it cover what is red.
+    """
+    hint = 'write `"max 1h, 5 uses, same to"`'
+    found: dict[str, str] = {}
+    same: list[str] = []
+    for part in (part.strip() for part in text.split(",")):
+        match = _TERM.fullmatch(part)
+        if match is None:
+            raise BadRequest(f"`{part[:80]}` is not a term of a grant", hint=hint)
+        if match["same"]:
+            same.append(match["same"])
+            continue
+        name = match.lastgroup or ""
+        if name in found:
+            raise BadRequest(f"`{part[:80]}` says again what is said already", hint="say it once")
+        found[name] = match[name]
+    if "max" not in found or "uses" not in found or bool(same) == ("any" in found):
+        raise BadRequest("a grant needs a time, a number of uses, and what stays the same", hint=hint)
+    terms = Terms(parse_span(found["max"]), int(found["uses"]), tuple(dict.fromkeys(same)), "red" in found)
+    if not 1 <= terms.uses <= MAX_USES or terms.max_s > MAX_GRANT_S:
+        raise BadRequest(
+            f"a grant is for 1 to {MAX_USES} uses within {span_text(MAX_GRANT_S)} at the most", hint="narrow it"
+        )
+    return terms
+
+
 def escalated(factors: tuple[Factor, ...], steps: tuple[Step, ...]) -> tuple[Factor, ...]:
     """The factors, each also open to the roles of these steps."""
     return tuple(msgspec.structs.replace(factor, escalate=steps) for factor in factors)
@@ -145,7 +222,14 @@ def combine(requirements: tuple[Requirement, ...]) -> Requirement:
         tuple(factor for _, factor in sorted(merged.items())),
         min(requirement.expires_s for requirement in requirements),
         any(requirement.reason_required for requirement in requirements),
+        _granted([requirement.grant for requirement in requirements]),
     )
+
+
+def _granted(terms: list[Terms | None]) -> Terms | None:
+    """What all of them would let people grant: nothing, if one of them grants nothing."""
+    known = [each for each in terms if each is not None]
+    return functools.reduce(Terms.narrowed, known) if len(known) == len(terms) else None
 
 
 def _both(one: Factor, other: Factor) -> Factor:

@@ -44,7 +44,7 @@ class Bundle(msgspec.Struct, frozen=True):
         manifests, problems = _manifests(files)
         schema = schema_text(manifests)
         policies, wrong = _policies(files, None if problems else schema)
-        problems += wrong
+        problems += (*wrong, *_unbound(policies, manifests))
         cases: list[Case] = []
         for path in _named(files, "tests/", ".yaml"):
             read, wrong = read_cases(files[path], path)
@@ -110,6 +110,16 @@ def _policies(files: Mapping[str, bytes], schema: str | None) -> tuple[tuple[Pol
         hint = "everything would be denied: write a `permit` in `policies/main.cedar`"
         problems.append(problem("policies", "there are no policies", hint))
     return tuple(policies), tuple(problems)
+
+
+def _unbound(policies: Sequence[Policy], manifests: Manifests) -> Iterator[str]:
+    """A grant that is bound to an argument which no tool takes: nobody could ever give it."""
+    known = {"model", "messages", *(name for tool in manifests.tools.values() for name in tool.input)}
+    for policy in policies:
+        grant = policy.requirement.grant if policy.requirement else None
+        for name in grant.same if grant else ():
+            if name not in known:
+                yield problem(policy.place, f"`@grant`: no tool takes the argument `{name}`", "see `tools.yaml`")
 
 
 def _misplaced(files: Mapping[str, bytes]) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """Cedar text to `Policy` values: parsed by `cedarpy`, duties read from annotations, problems with places.
 
 A policy's id is its `@id`, else Cedar's own name for it (`policy0`, `policy1`, ...). A `forbid` may carry a
-duty: `@outcome("require_review")` with `@approvers`, `@expires`, `@escalate` and `@reason_required`, or
-`@outcome("redact")` with `@redact`.
+duty: `@outcome("require_review")` with `@approvers`, `@expires`, `@escalate`, `@grant` and
+`@reason_required`, or `@outcome("redact")` with `@redact`.
 An engine that does not know duties reads them as plain forbids: it denies where this one reviews or redacts.
 """
 
@@ -18,7 +18,7 @@ import cedarpy
 import msgspec
 
 from checkrein.model import BadRequest, Requirement
-from checkrein.model.requirement import escalated, parse_escalation, parse_factors, parse_span
+from checkrein.model.requirement import escalated, parse_escalation, parse_factors, parse_grant, parse_span
 from checkrein.policy.source import problem
 from checkrein.policy.tokens import Segment, culprit, segments
 
@@ -69,6 +69,7 @@ _BELONGS = {
     "approvers": Kind.REVIEW,
     "expires": Kind.REVIEW,
     "escalate": Kind.REVIEW,
+    "grant": Kind.REVIEW,
     "reason_required": Kind.REVIEW,
     "redact": Kind.REDACT,
 }
@@ -208,13 +209,15 @@ class _Duty:
             reading = "escalate"
             if "escalate" in self.annotations:
                 factors = escalated(factors, parse_escalation(self.annotations["escalate"], span))
+            reading = "grant"
+            grant = parse_grant(self.annotations["grant"]) if "grant" in self.annotations else None
         except BadRequest as error:
             yield reading, f"`@{reading}`: {error}", error.hint
             return
         if self.annotations.get("reason_required"):
             yield "reason_required", "`@reason_required` takes no value", "write `@reason_required` alone"
             return
-        self.requirement = Requirement(factors, span, "reason_required" in self.annotations)
+        self.requirement = Requirement(factors, span, "reason_required" in self.annotations, grant)
 
     def _redact(self) -> Iterator[tuple[str, str, str]]:
         names = [name.strip() for name in self.annotations.get("redact", "").split(",")]

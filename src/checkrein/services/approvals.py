@@ -30,9 +30,9 @@ from checkrein.ledger import Draft, Record
 from checkrein.model import ApiKey, Decision, NotFound, PolicyInvalid, Request, StoreConflict, StoreUnavailable
 from checkrein.model.json import canonical, fold
 from checkrein.model.people import People
-from checkrein.model.requirement import combine
+from checkrein.model.requirement import Terms, combine
 from checkrein.ports import Clock, Row, Save, Store, Unit
-from checkrein.services import records
+from checkrein.services import grants, records
 from checkrein.services.delegation import Delegations
 from checkrein.services.keys import ROOM as KEYS
 
@@ -86,6 +86,7 @@ def view(approval: Approval) -> dict[str, object]:
         "reasons": list(approval.reasons),
         "approvers": str(approval.requirement),
         "escalation": [str(step) for step in approval.requirement.escalation],
+        "may_grant": str(approval.requirement.grant or ""),
         "bundle": approval.bundle,
         "action_hash": approval.action_hash,
         "deadline_us": approval.deadline_us,
@@ -233,12 +234,14 @@ class Approvals:
         simulated: bool = False,
         on_behalf_of: str = "",
         action_hash: str = "",
+        grant: Terms | None = None,
     ) -> Approval:
         """Cast one vote. A vote that does not count is refused with its reason, and recorded.
 
         `roles` are those that the voter's key or token bears, else (`None`) those of `[people]`; on-call lists count
         beside them. A delegate's vote is their own where that helps, else that of somebody whose vote they hold;
-        `on_behalf_of` says whose. `action_hash` is that of what they looked at, or its beginning.
+        `on_behalf_of` says whose. `action_hash` is that of what they looked at, or its beginning. `grant` lets the
+        like happen again; it opens if everybody who agrees gives one.
         """
         id = self.get(id).id
         held = self.held(voter, roles)
@@ -252,6 +255,7 @@ class Approvals:
                 reason=reason,
                 auth=auth,
                 simulated=simulated,
+                grant=grant,
                 action_hash=seen(approval, action_hash),
                 shown=shown or shown_hash(approval),
                 at_us=now_us,
@@ -266,8 +270,13 @@ class Approvals:
             drafts: list[Draft] = [records.vote(after, cast, key=self._key)]
             if after.state is not State.PENDING:
                 drafts.append(records.approval("approval.decided", after, key=self._key))
+            saves = [save(after)]
+            opened = grants.given(after, self._key, now_us) if after.state is State.APPROVED else None
+            if opened is not None:
+                drafts.append(records.grant("approval.granted", opened, key=self._key))
+                saves.append(grants.save(opened))
             try:
-                self._store.commit(Unit(tuple(drafts), (save(after),))).result()
+                self._store.commit(Unit(tuple(drafts), tuple(saves))).result()
             except StoreConflict:
                 continue
             return after

@@ -19,6 +19,7 @@ from checkrein.decide.redact import Placeholders, redact_json
 from checkrein.flow import action as flow
 from checkrein.flow.approval import Approval
 from checkrein.flow.approval import State as ApprovalState
+from checkrein.flow.grant import Discharge
 from checkrein.ledger import Draft
 from checkrein.model import (
     Advice,
@@ -34,7 +35,7 @@ from checkrein.model.decision import UNSUPPORTED
 from checkrein.model.stamp import stamp
 from checkrein.model.target import targets
 from checkrein.ports import Clock, Payload, Store, Unit
-from checkrein.services import records
+from checkrein.services import grants, records
 from checkrein.services.approvals import Approvals, save
 from checkrein.services.governed import Asking, Governed, decision_of
 from checkrein.services.idempotency import Idempotency, Once, Replay
@@ -68,6 +69,7 @@ class Gateway:
         self._store = store
         self._pdp = pdp
         self._approvals = approvals
+        self._grants = grants.Grants(store, clock, key)
         self._sealer = sealer
         self._clock = clock
         self._key = key
@@ -379,13 +381,15 @@ class Gateway:
             return flow.Decided(decision=decision, now_us=now_us, spares=spares)
         match = self._standing(asked.request, decision, tried=command.discharged is not None)
         if decision.outcome is Outcome.DENY:
-            return flow.Decided(decision=decision, now_us=now_us, match=match)
+            dead = self._grants.outdated(asked.request, decision)
+            return flow.Decided(decision=decision, now_us=now_us, match=match, grant=dead)
         agreed = match if match and match.state is ApprovalState.APPROVED else None
         other = agreed and agreed.action_hash != asked.request.action_hash(decision.bundle)
         if agreed and other and asking.machine.mode is flow.Mode.ASK:
             return flow.Decided(decision=_edited(decision, agreed), now_us=now_us, spares=True)
         fresh = self._approvals.fresh(asked.request, decision, now_us, caller=asking.caller)
-        return flow.Decided(decision=decision, now_us=now_us, match=match, fresh=fresh)
+        grant = None if command.discharged else self._grants.find(asked.request, decision, now_us)
+        return flow.Decided(decision=decision, now_us=now_us, match=match, fresh=fresh, grant=grant)
 
     def _standing(self, request: Request, decision: Decision, *, tried: bool) -> Approval | None:
         """The live approval of this action, or the one it was edited into; `tried` if an approved one did not do."""
@@ -426,6 +430,7 @@ class Gateway:
         made = decision_of(machine)
         payload = self._sealer.request(asking.asked, made, asking.discharged, now_us)
         saves = [save(approval) for approval in command.approvals]
+        saves += [grants.save(command.grant)] if command.grant else []
         answer: Payload | None = None
         if asking.claim and made.outcome.runs:
             if machine.mode is flow.Mode.ASK:  # the decision is all that is done here
@@ -451,6 +456,8 @@ class Gateway:
                 )
             elif kind == "execution.started":
                 drafts.append(records.started(asking.clean, made, owner=self._owner))
+            elif command.grant and kind.startswith("approval.grant_"):
+                drafts.append(records.grant(kind, command.grant, trace_id=made.trace_id, key=self._key))
             else:
                 drafts.append(records.approval(kind, _meant(kind, command), key=self._key))
         event = yield from self._write(Unit(tuple(drafts), tuple(saves)), payload)
@@ -559,9 +566,9 @@ def _meant(kind: str, command: flow.Record) -> Approval:
     return next(approval for approval in command.approvals if approval.state is _STATES[kind])
 
 
-def _as_agreed(sent: Asked, discharged: Approval | None) -> Asked:
+def _as_agreed(sent: Asked, discharged: Discharge | None) -> Asked:
     """What is to run: the action that came in, or the one that people edited it into and agreed to."""
-    if discharged is None or not discharged.edits:
+    if not isinstance(discharged, Approval) or not discharged.edits:
         return sent
     return msgspec.structs.replace(
         sent, request=msgspec.structs.replace(sent.request, action=discharged.request().action)

@@ -6,7 +6,7 @@ from time import perf_counter_ns
 
 from checkrein.decide.redact import Placeholders
 from checkrein.flow import action as flow
-from checkrein.flow.approval import Approval
+from checkrein.flow.grant import Discharge
 from checkrein.model import Decision, Outcome, Request
 from checkrein.model.json import JsonObject
 from checkrein.services.idempotency import Claim
@@ -99,7 +99,7 @@ class Asking:
         self.supported = supported
         self.now_us = 0
         self.latency_us = 0
-        self.discharged: Approval | None = None
+        self.discharged: Discharge | None = None
         #: what keeps it from running, whatever policy says
         self.barred: Barred | None = None
         #: the action as it may leave, and how much was redacted in it, by class

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import msgspec
 
-from checkrein.flow.approval import Approval
+from checkrein.flow.grant import Discharge
 from checkrein.ledger.record import commitment
 from checkrein.model import CheckreinError, Decision, Request
 from checkrein.model.retention import IDEMPOTENCY, Retention
@@ -61,7 +61,7 @@ class Sealer:
         self._retention = retention
         self._ref = lru_cache(maxsize=4096)(lambda type, id: reference(key, type, id))
 
-    def request(self, asked: Asked, made: Decision, discharged: Approval | None, at_us: int) -> Payload:
+    def request(self, asked: Asked, made: Decision, discharged: Discharge | None, at_us: int) -> Payload:
         """The whole request as it was decided, with what else was known."""
         request, turn = asked.request, asked.turn
         endorsed = turn.approval if turn else None

@@ -14,7 +14,7 @@ from checkrein.decide.classify import Classifier
 from checkrein.decide.context import Situation
 from checkrein.decide.evaluate import PythonPolicy, evaluate
 from checkrein.decide.explain import explain
-from checkrein.flow.approval import Approval
+from checkrein.flow.grant import Discharge
 from checkrein.flow.window import Loosened
 from checkrein.model import Advice, BadRequest, Decision, Outcome, PolicyError, Request
 from checkrein.model.decision import UNSUPPORTED, Shadow
@@ -146,7 +146,7 @@ class Pdp:
         asked: Asked,
         *,
         trace_id: str = "",
-        discharged: Approval | None = None,
+        discharged: Discharge | None = None,
         now_us: int | None = None,
         supported: object = ANY,
     ) -> Decision:
@@ -196,7 +196,7 @@ class Pdp:
             trace_id=turn.trace_id if turn else trace_id or fresh("", 16),
         )
 
-    def _loosens(self, trial: Trial, case: _Case, discharged: Approval | None) -> bool:
+    def _loosens(self, trial: Trial, case: _Case, discharged: Discharge | None) -> bool:
         """Whether the version that is tried is laxer here than the stable one, in a way nobody agreed to."""
         if case.request.subject.type == TURN:
             return False
@@ -204,7 +204,7 @@ class Pdp:
         after = self._evaluate(trial.version, case, discharged).outcome
         return after < before and (case.request.action.name, before.wire, after.wire) not in trial.agreed
 
-    def _made(self, version: Version, case: _Case, discharged: Approval | None) -> tuple[Decision, Approval | None]:
+    def _made(self, version: Version, case: _Case, discharged: Discharge | None) -> tuple[Decision, Discharge | None]:
         """The decision of one version, and the approval it rests on."""
         request, turn = case.request, case.turn
         if request.subject.type == TURN:
@@ -216,7 +216,7 @@ class Pdp:
                 return under, turn.approval
         return made, discharged
 
-    def _shadow(self, version: Version, case: _Case, discharged: Approval | None) -> Shadow | None:
+    def _shadow(self, version: Version, case: _Case, discharged: Discharge | None) -> Shadow | None:
         """What this version says in the same situation; nothing that a turn covers is spent on it."""
         if case.request.subject.type == TURN:
             return None
@@ -232,7 +232,7 @@ class Pdp:
         situation = self._situation(request, None, None, self._clock.now_us() if now_us is None else now_us)
         return explain(request, version.bundle, situation, classifier=version.classifier)
 
-    def _situation(self, request: Request, turn: Turn | None, discharged: Approval | None, now_us: int) -> Situation:
+    def _situation(self, request: Request, turn: Turn | None, discharged: Discharge | None, now_us: int) -> Situation:
         prompt = turn.prompt if turn else ""
         return Situation(
             now_us=now_us,
@@ -247,7 +247,7 @@ class Pdp:
             directory=turn.directory if turn else (),
         )
 
-    def _evaluate(self, version: Version, case: _Case, discharged: Approval | None) -> Decision:
+    def _evaluate(self, version: Version, case: _Case, discharged: Discharge | None) -> Decision:
         situation = self._situation(case.request, case.turn, discharged, case.now_us)
         python = tuple(self._python)
         made = evaluate(case.request, version.bundle, situation, classifier=version.classifier, python_policies=python)

@@ -10,7 +10,8 @@ from typing import Protocol
 
 import msgspec
 
-from checkrein.flow.approval import TRANSITIONS, Approval
+from checkrein.flow.approval import TRANSITIONS, Approval, IllegalEvent
+from checkrein.flow.grant import State as GrantState
 from checkrein.ledger import Record
 from checkrein.ledger.record import commitment
 from checkrein.model import (
@@ -26,7 +27,7 @@ from checkrein.model import (
 from checkrein.model.json import JsonObject
 from checkrein.model.retention import Retention
 from checkrein.ports import Clock, Facts, Held, Payloads, RecordQuery, Row, Save, Store, Unit, Unproved
-from checkrein.services import approvals, idempotency, records
+from checkrein.services import approvals, grants, idempotency, records
 from checkrein.services.audit import Audit, Trail
 from checkrein.services.payloads import Known, decode, reference
 
@@ -252,6 +253,7 @@ class Privacy:
     def _carry_out(self, order: Row) -> Erasure:
         ref = order.id
         forgotten = self._forget_approvals(ref)
+        self._forget_grants(ref, order.read(_Order).by)
         try:
             keys, removed = self._payloads.erase(ref, self._clock.now_us())
         except Held:
@@ -286,6 +288,20 @@ class Privacy:
             with contextlib.suppress(StoreConflict):  # another process that erases the same was first
                 future.result()
         return len(written)
+
+    def _forget_grants(self, ref: str, by: str) -> None:
+        """End the grants of the subject, and keep nothing of the arguments they are bound to."""
+        known = grants.Grants(self._store, self._clock, self._key)
+        for grant in known.all(live=False):
+            if reference(self._key, grant.subject.type, grant.subject.id) != ref:
+                continue
+            with contextlib.suppress(StoreConflict, IllegalEvent):  # it was used up or revoked meanwhile
+                if grant.state is GrantState.LIVE:
+                    grant = known.revoke(grant.id, by=by, auth="erasure", expired=True)
+            if grant.same:
+                bare = msgspec.structs.replace(known.get(grant.id), same={}, version=grant.version + 1)
+                with contextlib.suppress(StoreConflict):
+                    self._store.commit(Unit(saves=(grants.save(bare),))).result()
 
     # --- sweeping -----------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from checkrein.flow.approval import Approval, Vote
+from checkrein.flow.grant import Grant
 from checkrein.ledger import Draft
 from checkrein.ledger.record import commitment
 from checkrein.model import Decision, Request
@@ -238,6 +239,41 @@ def vote(row: Approval, cast: Vote, *, key: bytes) -> Draft:
                 "shown_hmac": commitment(key, cast.shown),
                 "took_us": max(0, cast.at_us - row.created_us),
                 **_in_place(cast),
+                **({"grant": str(cast.grant)} if cast.grant else {}),
+            },
+        },
+    )
+
+
+def grant(
+    kind: str, given: Grant, *, trace_id: str = "", actor: str = "", auth: str = "", reason: str = "", key: bytes
+) -> Draft:
+    """`approval.granted`, `.grant_used`, `.grant_revoked`, `.grant_ended`: found under the grant's own id.
+
+    `trace_id` is that of the action, if there is one; `actor` the person who revoked it, else its subject acts.
+    """
+    who = {"type": "user", "id": cut(actor), "agent": ""}
+    subject = {"type": cut(given.subject.type), "id": cut(given.subject.id), "agent": cut(given.agent)}
+    return Draft(
+        kind,
+        trace_id or given.trace_id,
+        {
+            "actor": who if actor else subject,
+            "action": {"name": cut(given.action), "resource": {"type": "", "id": cut(given.resource)}},
+            "approval": {
+                "id": given.id,
+                "state": given.state.value,
+                "policies": [cut(name) for name in given.policies],
+            },
+            "grant": {
+                "of": given.approval,
+                "terms": str(given.terms),
+                "by": [cut(name) for name in given.by],
+                "used": given.used,
+                "left": given.left,
+                "until_us": given.until_us,
+                **({"auth": auth} if auth else {}),
+                **_reason(key, reason),
             },
         },
     )
