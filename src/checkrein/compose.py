@@ -35,6 +35,7 @@ from checkrein.services.approvals import Approvals
 from checkrein.services.arms import Arms
 from checkrein.services.audit import Audit
 from checkrein.services.edits import Edits
+from checkrein.services.emergency import Emergencies
 from checkrein.services.gates import Answerer
 from checkrein.services.gateway import Gateway
 from checkrein.services.golden import Golden, read_golden
@@ -142,6 +143,15 @@ class System:
             store, self.arms, self.approvals, self.clock, key=key, approvers=self.config.rollout.requirement()
         )
         self.grants = Grants(store, self.clock, key)
+        self.emergencies = Emergencies(
+            store,
+            self.approvals,
+            self.clock,
+            key=key,
+            role=self.config.approvals.break_glass,
+            life_s=parse_span(self.config.approvals.break_glass_life),
+            owners=self._owners,
+        )
         self.edits = Edits(store, self.approvals, self.pdp, self.clock, key)
         self.keys = Keys(store, self.clock)
         self.killswitch = KillSwitch(store, self.clock)
@@ -178,6 +188,12 @@ class System:
             ),
             killswitch=self.killswitch,
         )
+
+    def _owners(self, approval: Approval) -> tuple[str, ...]:
+        """Whom an approval concerns: its principal chain, and the owners of the policies that asked."""
+        asked = {policy.id: policy for policy in self.pdp.bundle.policies.policies}
+        owners = (asked[id].annotations.get("owner", "") for id in approval.policies if id in asked)
+        return tuple(dict.fromkeys(name for name in (*sorted(approval.principals), *owners) if name))
 
     def _denied(self, approval: Approval) -> str:
         """Why the policies deny what an approval is for, if they have changed since it was asked."""
@@ -336,13 +352,11 @@ class System:
 
     def warnings(self) -> tuple[str, ...]:
         """What to look at, although it keeps nothing from running."""
-        killed: list[str] = []
-        drifted: tuple[str, ...] = ()
+        stored: list[str] = []
         with suppress(StoreUnavailable):  # `failing` says so
-            killed = [f"killed: {switch.target} ({switch.reason})" for switch in self.killswitch.killed()]
-            drifted = self.drift.warnings()
-        noted = (*self.reloader.warnings(), *self.witnesses.warnings(), *self.gateways.warnings())
-        return (*noted, *killed, *drifted)
+            stored = [f"killed: {switch.target} ({switch.reason})" for switch in self.killswitch.killed()]
+            stored += [*self.emergencies.warnings(), *self.drift.warnings()]
+        return (*self.reloader.warnings(), *self.witnesses.warnings(), *self.gateways.warnings(), *stored)
 
     def observing(self) -> Observer:
         """While the block runs, a witness sees what the agent gateways really run."""

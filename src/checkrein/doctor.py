@@ -28,6 +28,7 @@ from checkrein.model.stamp import stamp
 from checkrein.policy.bundle import Bundle
 from checkrein.ports import Unit
 from checkrein.services.drift import last
+from checkrein.services.emergency import reviews
 from checkrein.services.keys import Keys
 from checkrein.services.killswitch import KillSwitch, revival
 from checkrein.services.outbox import Deliveries
@@ -161,6 +162,10 @@ class _Doctor:
             for switch in KillSwitch(store, SystemClock()).killed():
                 found = f"`{switch.target}` is killed since {stamp(switch.at_us)[:19]}Z by {switch.by}: {switch.reason}"
                 yield Finding("warn", "kill switch", found, f"`{revival(switch.target)}` when it may run again")
+            for review in reviews(store):
+                found = f"`{review.broken_by}` broke the glass of `{review.approval}`, and nobody has reviewed it"
+                hint = f"`checkrein approvals sign {review.approval} --as PERSON --reason ...`, by somebody else"
+                yield Finding("warn", "break-glass", found, hint)
         finally:
             store.close()
 

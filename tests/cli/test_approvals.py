@@ -185,3 +185,23 @@ def test_where_policy_lets_nobody_grant_a_grant_is_refused(waiting: str, folder:
     ran = cli("approvals", "approve", waiting, "--as", "bob", "--grant", "--dir", folder)
     assert (ran.code, "policy lets nobody grant this" in ran.err) == (1, True)
     assert kinds(cli, folder)[-1] == "approval.vote_refused"
+
+
+def test_a_broken_glass_is_listed_until_somebody_else_signs(waiting: str, folder: Path, cli: Run) -> None:
+    config = folder / "checkrein.toml"
+    text = 'approvals.break_glass = "commander"\n' + config.read_text()
+    config.write_text(text + '\n[people.dora]\nroles = ["commander"]\n')
+    assert "no review is open" in cli("approvals", "reviews", "--dir", folder).err
+    bare = cli("approvals", "break-glass", waiting, "--as", "dora", "--dir", folder)
+    assert (bare.code, "needs a reason" in bare.err) == (1, True)
+    ran = cli("approvals", "break-glass", waiting, "--as", "dora", "--reason", "plant 3", "--dir", folder)
+    assert (ran.code, "somebody else must sign" in ran.err) == (0, True)
+    assert "by dora: plant 3" in cli("approvals", "show", waiting, "--dir", folder).out
+    assert "1 broken glass to review" in cli("approvals", "list", "--dir", folder).err
+    (row,) = cli("approvals", "reviews", "--dir", folder, "-o", "json").json()
+    assert (row["approval"], row["broken_by"], row["reason"]) == (waiting, "dora", "plant 3")
+    assert cli("approvals", "sign", waiting, "--as", "dora", "--reason", "ok", "--dir", folder).code == 1
+    assert cli("approvals", "sign", waiting, "--as", "carol", "--reason", "was right", "--dir", folder).code == 0
+    assert "broken glass" not in cli("approvals", "list", "--dir", folder).err
+    assert "was right" in cli("approvals", "reviews", "--all", "--dir", folder).out
+    assert "dora (broke the glass)" in cli("activity", "--dir", folder, "-o", "json").out

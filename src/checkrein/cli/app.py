@@ -18,6 +18,7 @@ from checkrein.cli import (
     control,
     decide,
     drift,
+    emergency,
     evidence,
     exports,
     folder,
@@ -78,6 +79,7 @@ metrics.register(app)
 app.add_typer(approvals.app, name="approvals")
 votes.register(approvals.app)
 standing.register(approvals.app)
+emergency.register(approvals.app)
 app.add_typer(audit.app, name="audit")
 audit.register(app)
 tail.register(audit.app)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from checkrein.cli.common import HERE, Data, Dir, Format, Output, examples, print_json, system
+from checkrein.cli.common import HERE, Data, Dir, Format, Output, examples, print_json, say, system
 from checkrein.cli.tables import print_facts, print_table
 from checkrein.flow.approval import Approval, State, Vote
 from checkrein.model.stamp import stamp
@@ -55,8 +55,11 @@ def list_(
 ) -> None:
     """List approvals, oldest first: those that wait for people, or those in another state."""
     with system(dir, data) as opened:
+        unsigned = len(opened.emergencies.reviews())
         found = opened.approvals.all(None if state is Which.ALL else State(state.value), limit=_ALL)
         now_us = opened.clock.now_us()
+    if unsigned:
+        say(f"{unsigned} broken glass{'es' * (unsigned > 1)} to review: `checkrein approvals reviews`")
     if output is Output.JSON:
         print_json([as_json(approval, now_us) for approval in found])
         return
@@ -94,6 +97,7 @@ def show(id: Id, dir: Dir = HERE, data: Data = None, output: Format = Output.TAB
         manifest = opened.pdp.bundle.manifests.get(approval.request().action.name)
         now_us = opened.clock.now_us()
         voters = [seat for seat in opened.approvals.voters(approval) if seat.needed]
+        review = opened.emergencies.review(approval.id)
         before = opened.approvals.get(approval.edits).request().action.input if approval.edits else None
     if output is Output.JSON:
         print_json(as_json(approval, now_us) | {"may_agree": voters})
@@ -121,6 +125,8 @@ def show(id: Id, dir: Dir = HERE, data: Data = None, output: Format = Output.TAB
         ("still needed", ", ".join(approval.missing()) if approval.state is State.PENDING else ""),
         ("may agree", ", ".join(map(_seat, voters)) if approval.state is State.PENDING else ""),
         *((f"vote of {_name(cast.voter, cast.on_behalf_of)}", _cast(cast)) for cast in approval.votes),
+        ("glass broken", f"by {approval.broken.by}: {approval.broken.reason}" if approval.broken else ""),
+        ("review", f"{review.state} {review.signed_by}".strip() if review else ""),
         ("edited by", ", ".join(approval.edited_by)),
         ("edited into", approval.edited_into),
         ("asked at", stamp(approval.created_us)),

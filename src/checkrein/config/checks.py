@@ -90,10 +90,11 @@ def _check_server(given: Server, places: Places) -> None:
 
 
 def _check_approvals(given: ApprovalsConfig, places: Places) -> None:
-    try:
-        parse_span(given.retry_after)
-    except BadRequest as error:
-        raise places.error("approvals.retry_after", "is not a length of time", error.hint) from error
+    for field in ("retry_after", "break_glass_life"):
+        try:
+            parse_span(getattr(given, field))
+        except BadRequest as error:
+            raise places.error(f"approvals.{field}", "is not a length of time", error.hint) from error
     if not 0 <= given.hold <= 600:
         hint = "give it in seconds; 0 answers at once that people are asked"
         raise places.error("approvals.hold", "is not from 0 to 600", hint)

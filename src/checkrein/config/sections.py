@@ -108,11 +108,14 @@ class WitnessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ApprovalsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A caller that needs people is kept waiting for `hold` seconds, 0 for not at all.
 
-    `retry_after` is what it is told then, such as `"5s"`.
+    `retry_after` is what it is told then, such as `"5s"`. Who holds the role `break_glass` may let an action run that
+    people were asked about, within `break_glass_life`; without a role nobody may.
     """
 
     retry_after: str = "5s"
     hold: int = 25
+    break_glass: str = ""
+    break_glass_life: str = "15m"
 
 
 class GateConfig(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):

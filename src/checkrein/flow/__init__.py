@@ -5,6 +5,7 @@
 `delegation` who votes in whose place
 `delivery`  how far a destination outside has been told, and when to try again
 `drift`     whether production still looks like the golden set, from counts of both
+`emergency` break-glass, and the review it leaves
 `grant`     a standing, bounded permission that people gave
 `promotion` the verdict of a gate, from figures; `limits` is what a challenger must keep
 `rollout`   traffic on its way from a stable arm to a canary, and back; `window` is what was counted of both

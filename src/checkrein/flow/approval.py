@@ -35,6 +35,7 @@ class Event(enum.StrEnum):
     DEADLINE = "deadline passes"
     WITHDRAWAL = "withdrawn, or policy now denies"
     EDIT = "its arguments are edited"
+    GLASS = "somebody breaks the glass"
     TAKEN = "the action starts"
     DONE = "the action ended"
     LOST = "the end was never recorded"
@@ -47,6 +48,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
         Event.DEADLINE: State.EXPIRED,
         Event.WITHDRAWAL: State.CANCELLED,
         Event.EDIT: State.CANCELLED,
+        Event.GLASS: State.APPROVED,
     },
     State.APPROVED: {
         Event.TAKEN: State.EXECUTING,
@@ -100,6 +102,15 @@ class Vote(msgspec.Struct, frozen=True, kw_only=True):
         return frozenset({self.voter, self.on_behalf_of} - {""})
 
 
+class Breach(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody broke the glass (`flow.emergency`): who, how they proved who they are, why, when."""
+
+    by: str
+    auth: str
+    reason: str
+    at_us: int
+
+
 class Approval(msgspec.Struct, frozen=True, kw_only=True):
     """A request to people. `action` is the exact action in AuthZEN form: what runs is this, once."""
 
@@ -129,6 +140,7 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
     edited_by: tuple[str, ...] = ()
     #: the approval that this one's arguments were edited into
     edited_into: str = ""
+    broken: Breach | None = None
 
     @property
     def principals(self) -> frozenset[str]:

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from checkrein.flow import action, approval, grant, rollout
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import TypeVar
+
+from checkrein.flow import action, approval, emergency, grant, rollout
+
+_State = TypeVar("_State", bound=StrEnum)
+_Event = TypeVar("_Event", bound=StrEnum)
 
 
 def _name(state: str) -> str:
     return state.replace(" ", "_")
+
+
+def _diagram(first: StrEnum, transitions: Mapping[_State, Mapping[_Event, _State]]) -> str:
+    """A machine in which each event leads to one state."""
+    lines = ["stateDiagram-v2", f"    [*] --> {_name(first)}"]
+    for state, steps in transitions.items():
+        lines += [f"    {_name(state)} --> {_name(target)}: {event.value}" for event, target in steps.items()]
+        if not steps:
+            lines.append(f"    {_name(state)} --> [*]")
+    return "\n".join(lines)
 
 
 def action_diagram() -> str:
@@ -22,22 +39,17 @@ def action_diagram() -> str:
 
 def approval_diagram() -> str:
     """The life of one approval."""
-    lines = ["stateDiagram-v2", f"    [*] --> {_name(approval.State.PENDING)}"]
-    for state, steps in approval.TRANSITIONS.items():
-        lines += [f"    {_name(state)} --> {_name(target)}: {event.value}" for event, target in steps.items()]
-        if not steps:
-            lines.append(f"    {_name(state)} --> [*]")
-    return "\n".join(lines)
+    return _diagram(approval.State.PENDING, approval.TRANSITIONS)
 
 
 def grant_diagram() -> str:
     """The life of one grant."""
-    lines = ["stateDiagram-v2", f"    [*] --> {_name(grant.State.LIVE)}"]
-    for state, steps in grant.TRANSITIONS.items():
-        lines += [f"    {_name(state)} --> {_name(target)}: {event.value}" for event, target in steps.items()]
-        if not steps:
-            lines.append(f"    {_name(state)} --> [*]")
-    return "\n".join(lines)
+    return _diagram(grant.State.LIVE, grant.TRANSITIONS)
+
+
+def review_diagram() -> str:
+    """The life of the review that a broken glass leaves."""
+    return _diagram(emergency.ReviewState.OPEN, emergency.REVIEWS)
 
 
 def rollout_diagram() -> str:
@@ -67,6 +79,8 @@ def page() -> str:
         "## One grant\n\n"
         f"```mermaid\n{grant_diagram()}\n```\n\n"
         "One whose time is over stays as it was and covers nothing.\n\n"
+        "## The review of a broken glass\n\n"
+        f"```mermaid\n{review_diagram()}\n```\n\n"
         "## One rollout\n\n"
         f"```mermaid\n{rollout_diagram()}\n```\n\n"
         "A policy bundle begins in the shadow, another version of an upstream live, at the first stage.\n"

@@ -182,6 +182,8 @@ def _reasons(body: Mapping[str, object]) -> str:
 def _voters(approval: Mapping[str, object]) -> str:
     voters = approval.get("voters")
     text = ", ".join(str(voter) for voter in voters) if isinstance(voters, list) else ""
+    if broken_by := approval.get("broken_by"):
+        text = ", ".join(part for part in (text, f"{broken_by} (broke the glass)") if part)
     return f"by {text}{' (simulated)' if approval.get('simulated') else ''}" if text else ""
 
 

@@ -64,7 +64,9 @@ class Edits:
                 ended, fresh = flow_edited(approval, self._fresh(approval, request, decision, now_us), by)
             except (VoteRefused, IllegalEvent) as error:
                 code = error.code if isinstance(error, VoteRefused) else "ended"
-                draft = records.edit_refused(approval, editor, code=code, auth=auth, now_us=now_us)
+                draft = records.vote_refused(
+                    approval, editor, code=code, auth=auth, now_us=now_us, kind="approval.edit_refused"
+                )
                 self._store.commit(Unit(drafts=(draft,))).result()
                 raise
             changed = _changed(approval.request(), request)

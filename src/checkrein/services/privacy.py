@@ -354,6 +354,7 @@ def _forgotten(approval: Approval, key: bytes) -> Approval:
         action_hash=hidden,
         requester=bare.subject,
         votes=votes,
+        broken=msgspec.structs.replace(approval.broken, reason="") if approval.broken else None,
     )
 
 

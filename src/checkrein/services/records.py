@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from checkrein.flow.approval import Approval, Vote
+from checkrein.flow.approval import Approval, Breach, Vote
+from checkrein.flow.emergency import Review
 from checkrein.flow.grant import Grant
 from checkrein.ledger import Draft
 from checkrein.ledger.record import commitment
@@ -215,6 +216,7 @@ def approval(kind: str, row: Approval, *, key: bytes) -> Draft:
                 "deadline_us": row.deadline_us,
                 "voters": [cut(cast.voter) for cast in row.votes],
                 "simulated": any(cast.simulated for cast in row.votes),
+                **({"broken_by": cut(row.broken.by)} if row.broken else {}),
             },
         },
     )
@@ -306,12 +308,6 @@ def edited(before: Approval, after: Approval, by: Vote, *, changed: Sequence[str
     )
 
 
-def edit_refused(row: Approval, voter: str, *, code: str, auth: str, now_us: int) -> Draft:
-    """An edit that was not made."""
-    draft = vote_refused(row, voter, code=code, auth=auth, now_us=now_us)
-    return msgspec.structs.replace(draft, kind="approval.edit_refused")
-
-
 def _in_place(cast: Vote) -> dict[str, object]:
     """Whose vote it is where a delegate gave it, and over whom it came."""
     return (
@@ -319,10 +315,57 @@ def _in_place(cast: Vote) -> dict[str, object]:
     )
 
 
-def vote_refused(row: Approval, voter: str, *, code: str, auth: str, now_us: int) -> Draft:
-    """A vote that did not count is evidence too."""
+def break_glass(row: Approval, breach: Breach, *, role: str, owners: Sequence[str], key: bytes) -> Draft:
+    """Somebody let it run although people had not agreed; `owners` are to be told."""
     return Draft(
-        "approval.vote_refused",
+        "approval.break_glass",
+        row.trace_id,
+        {
+            "actor": {"type": "user", "id": cut(breach.by), "agent": ""},
+            "action": _action(row.request()),
+            "approval": {
+                "id": row.id,
+                "state": row.state.value,
+                "action_hmac": commitment(key, row.action_hash),
+                "approvers": str(row.requirement),
+                "policies": [cut(policy) for policy in row.policies],
+                "deadline_us": row.deadline_us,
+                "voters": [cut(cast.voter) for cast in row.votes],
+            },
+            "break_glass": {
+                "role": role,
+                "auth": breach.auth,
+                "owners": [cut(owner) for owner in owners[:MAX_NAMES]],
+                **_reason(key, breach.reason),
+            },
+        },
+    )
+
+
+def reviewed(row: Approval, signed: Review, *, auth: str, key: bytes) -> Draft:
+    """Somebody else looked at a broken glass."""
+    return Draft(
+        "approval.reviewed",
+        row.trace_id,
+        {
+            "actor": {"type": "user", "id": cut(signed.signed_by), "agent": ""},
+            "approval": {"id": row.id, "state": row.state.value},
+            "review": {
+                "broken_by": cut(signed.broken_by),
+                "auth": auth,
+                "took_us": max(0, signed.signed_us - signed.at_us),
+                **_reason(key, signed.note),
+            },
+        },
+    )
+
+
+def vote_refused(
+    row: Approval, voter: str, *, code: str, auth: str, now_us: int, kind: str = "approval.vote_refused"
+) -> Draft:
+    """A vote that did not count is evidence too; so is an edit (`approval.edit_refused`), and so on."""
+    return Draft(
+        kind,
         row.trace_id,
         {
             "actor": {"type": "user", "id": cut(voter), "agent": ""},
