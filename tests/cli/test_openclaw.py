@@ -56,6 +56,15 @@ def test_a_revoked_key_is_replaced(setup: Run, folder: Path, tmp_path: Path, cli
     assert len(cli("keys", "list", "--dir", folder, "-o", "json").json()) == 2
 
 
+def test_a_tool_gets_its_name_in_policies_and_keeps_it(setup: Run, tmp_path: Path) -> None:
+    setup("--tool", "docs__find=find_document")
+    setup("--tool", "docs__read=read_document")
+    config = json.loads((tmp_path / "gateway" / "openclaw.json").read_text())
+    names = config["plugins"]["entries"]["checkrein"]["config"]["names"]
+    assert names == {"docs__find": "find_document", "docs__read": "read_document"}
+    assert setup("--tool", "docs__find").code == 2
+
+
 def test_an_edit_that_loosens_stops_setup_and_leaves_no_key_behind(setup: Run, folder: Path, tmp_path: Path) -> None:
     setup()
     config = tmp_path / "gateway" / "openclaw.json"

@@ -79,8 +79,10 @@ def test_other_choices_are_taken_where_nobody_edited(folder: Folder) -> None:
 
 def test_what_a_user_added_stays(folder: Folder) -> None:
     _edit(folder, "mcp", "servers", "docs", value={"url": "http://127.0.0.1:9"})
+    _edit(folder, "agents", "defaults", "models", "checkrein/gpt", "alias", value="gpt")
     folder.write(msgspec.structs.replace(HOME, port=20000), "crk_one")
     assert folder.configuration()["mcp"] == {"servers": {"docs": {"url": "http://127.0.0.1:9"}}}
+    assert folder.configuration()["agents"]["defaults"]["models"] == {"checkrein/gpt": {"alias": "gpt"}}
     folder.check(msgspec.structs.replace(HOME, port=20000))
 
 
@@ -90,6 +92,25 @@ def test_an_edit_that_loosens_is_named_and_nothing_is_written(folder: Folder) ->
     with pytest.raises(Conflict, match=r"`plugins\.entries\.checkrein\.enabled`"):
         folder.write(HOME, "crk_one")
     assert folder.config.read_bytes() == edited
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("models", "providers", "mine", "baseUrl"),
+        ("plugins", "entries", "mine", "enabled"),
+        ("plugins", "entries", "checkrein", "config", "names", "exec"),
+        ("gateway", "tools", "allow"),
+    ],
+)
+def test_what_would_be_a_way_around_is_named_and_taken_back(folder: Folder, path: tuple[str, ...]) -> None:
+    _edit(folder, *path, value="read_file")
+    with pytest.raises(Conflict, match=".".join(path)):
+        folder.write(HOME, "crk_one")
+    with pytest.raises(Conflict, match=".".join(path)):
+        folder.check(HOME)
+    folder.write(HOME, "crk_one", force=True)
+    folder.check(HOME)
 
 
 def test_force_puts_it_back_and_keeps_the_edited_file(folder: Folder) -> None:

@@ -160,7 +160,7 @@ def test_only_the_gateway_itself_can_say_that_a_call_was_stopped(data: dict[str,
     payload = {"runId": "run-1", "data": {"toolCallId": "call_1", "name": "read", **data}}
     found = seen({"type": "event", "event": "session.tool", "payload": payload})
     assert found is not None
-    assert (found.call, found.ran) == (Call(run="run-1", call="call_1", tool="read_file"), ran)
+    assert (found.call, found.ran) == (Call(run="run-1", call="call_1", tool="read"), ran)
 
 
 @pytest.mark.parametrize(

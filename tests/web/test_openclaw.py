@@ -52,7 +52,10 @@ class Plugin:
                 return error.code, error.read().decode()
 
     def ask(self, tool: str, input: dict[str, object], **openclaw: str) -> tuple[int, Any]:
-        context = {"supported_obligations": ["custom"], "openclaw": {"gateway": "claw", "run": "r", **openclaw}}
+        context = {
+            "supported_obligations": ["custom"],
+            "openclaw": {"gateway": "claw", "run": "r", "tool": tool, **openclaw},
+        }
         subject = {"type": "user", "id": "alice"}
         action = {"name": tool, "properties": {"input": input}}
         resource = {"type": "tool", "id": tool}

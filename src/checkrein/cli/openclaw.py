@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +30,7 @@ URL = "http://127.0.0.1:8642"
     short_help="Install a gateway and write its configuration.",
     epilog=examples(
         "checkrein openclaw setup gateway --dir governance --model gpt-5",
-        "checkrein openclaw setup gateway --dir governance --node /opt/node/bin/node",
+        "checkrein openclaw setup gateway --dir governance --model gpt-5 --node /opt/node/bin/node",
     ),
 )
 def setup(
@@ -46,6 +47,10 @@ def setup(
     ] = None,
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where versions are kept.", show_default="~/.cache/checkrein")
+    ] = None,
+    tool: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TOOL=NAME", help="A tool's name in policies, such as docs__find=find_document."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Put back what was edited; a copy stays beside it.")] = False,
     dir: Dir = HERE,
@@ -76,6 +81,7 @@ def setup(
         node=str(runtime.node),
         entry=str(runtime.entry),
         model=model,
+        names=_names(tool or (), before),
         key_id=before.key_id if before else "",
     )
     written = _write(place, home, dir, data, force=force)
@@ -90,6 +96,17 @@ def setup(
     say("in checkrein.toml:")
     emit(upstream(place, home))
     say(f"next: checkrein serve, then checkrein openclaw run {folder}")
+
+
+def _names(given: Iterable[str], before: Home | None) -> dict[str, str]:
+    """Tools by their names in policies: those given now beside those of an earlier setup."""
+    names = dict(before.names) if before else {}
+    for text in given:
+        tool, _, name = text.partition("=")
+        if not tool or not name:
+            raise ConfigError(f"`{text[:100]}` is not `TOOL=NAME`", hint="write `docs__find=find_document`")
+        names[tool] = name
+    return names
 
 
 def upstream(folder: Folder, home: Home) -> str:

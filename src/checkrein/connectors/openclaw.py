@@ -58,6 +58,7 @@ class Asked(msgspec.Struct, frozen=True):
     """What the plugin says of the call it asks about, in `context.openclaw` of an evaluation."""
 
     gateway: Name
+    tool: Id = ""
     call: Id = ""
     run: Id = ""
 
@@ -154,7 +155,7 @@ def seen(event: object) -> Seen | None:
     run, call, tool = payload.get("runId", ""), data.get("toolCallId"), data.get("name")
     if not (isinstance(run, str) and isinstance(call, str) and isinstance(tool, str)):
         return None
-    found = Call(run=run, call=call, tool=NAMES.get(tool, tool))
+    found = Call(run=run, call=call, tool=tool)
     if data.get("phase") == "start":
         return Seen(found, None)
     return Seen(found, not _blocked(data)) if data.get("phase") == "result" else None

@@ -22,6 +22,9 @@ from checkrein.model import CheckreinError, ConfigError
 
 PLUGIN = "checkrein"
 MARKER = "checkrein.json"
+#: sections of `openclaw.json` that hold what `setup` writes and nothing else: another model provider or plugin, or
+#: another way in, would be a way around
+OURS = ("gateway", "models", "plugins")
 _SHIPPED = files("checkrein") / "integrations" / "openclaw" / "plugin"
 
 
@@ -37,6 +40,8 @@ class Home(msgspec.Struct, frozen=True, kw_only=True):
     entry: str
     #: the model that agents talk to, through Checkrein
     model: str
+    #: tools of the gateway (`docs__search`) by their names in policies
+    names: dict[str, str] = {}
     #: the API key of the plugin, by its id
     key_id: str = ""
     #: what was written into `openclaw.json`, as SHA-256 by place: what is something else by now is somebody's edit
@@ -106,8 +111,12 @@ class Folder:
             raise ConfigError(f"{self.config} holds no object", hint="mend it, or move it away")
         return value
 
-    def write(self, home: Home, key: str, *, force: bool = False) -> tuple[str, ...]:
+    def write(
+        self, home: Home, key: str, *, also: Mapping[str, object] | None = None, force: bool = False
+    ) -> tuple[str, ...]:
         """Write what is missing or old; the names of what was written. Raises `Conflict` before it writes anything.
+
+        `also` are further settings, such as MCP servers.
 
         With `force` an edited file is put back, and a copy of it stays as `NAME.before-N`.
         """
@@ -115,7 +124,7 @@ class Folder:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         token = self.token() if self.token_file.exists() else secrets.token_urlsafe(32)
         before = self.configuration()
-        wanted = hardened(self, home, token, key)
+        wanted = merge(also or {}, hardened(self, home, token, key))
         known = self.read().written if self.marker.exists() else {}
         found = dict(leaves(before))
         places = tuple(
@@ -123,7 +132,7 @@ class Folder:
         )
         if places and not force:
             raise Conflict(self.config, places)
-        merged = merge(before, wanted)
+        merged = merge({name: value for name, value in before.items() if name not in OURS}, wanted)
         home = msgspec.structs.replace(home, written={place: _digest(value) for place, value in leaves(wanted)})
         given = {
             self.token_file: token.encode() + b"\n",
@@ -170,7 +179,8 @@ def hardened(folder: Folder, home: Home, token: str, key: str) -> dict[str, obje
     entry = {
         "enabled": True,
         "hooks": {"timeouts": {"before_tool_call": 600_000}},
-        "config": {"url": home.url, "key": key, "gateway": home.gateway, "protect": [str(folder.root)]},
+        "config": {"url": home.url, "key": key, "gateway": home.gateway, "protect": [str(folder.root)]}
+        | ({"names": home.names} if home.names else {}),
     }
     return {
         "gateway": {
@@ -224,9 +234,13 @@ def leaves(value: Mapping[str, object], place: str = "") -> Iterator[tuple[str, 
 
 
 def conflicts(given: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:
-    """The places where `given` does not say what is `wanted`; what it says beside that is nobody's business."""
-    found = dict(leaves(given))
-    return [place for place, value in leaves(wanted) if place not in found or found[place] != value]
+    """The places where `given` does not say what is `wanted`, or says more in a section that is ours alone.
+
+    What it says elsewhere is nobody's business.
+    """
+    found, meant = dict(leaves(given)), dict(leaves(wanted))
+    other = [place for place, value in meant.items() if place not in found or found[place] != value]
+    return other + [place for place in found if place.partition(".")[0] in OURS and place not in meant]
 
 
 def merge(given: Mapping[str, object], wanted: Mapping[str, object]) -> dict[str, object]:

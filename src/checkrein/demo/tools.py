@@ -31,7 +31,6 @@ SHELL_TIMEOUT_S = 5.0
 Line = Annotated[str, Meta(min_length=1, max_length=500)]
 Text = Annotated[str, Meta(min_length=1, max_length=20_000)]
 
-TOOLS = ("send_email", "transfer_funds", "shell", "read_file")
 #: what `shell` may run, each with the pattern that all its arguments must match: none of them can name a
 #: path, change the machine or reach a network, and none can print more than it was given
 COMMANDS: Mapping[str, re.Pattern[str]] = {
@@ -65,6 +64,16 @@ class Shell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class ReadFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: Line
+
+
+#: the arguments of each tool
+INPUTS: Mapping[str, type[msgspec.Struct]] = {
+    "send_email": SendEmail,
+    "transfer_funds": TransferFunds,
+    "shell": Shell,
+    "read_file": ReadFile,
+}
+TOOLS = tuple(INPUTS)
 
 
 class Sandbox:

@@ -68,7 +68,7 @@ class Stand(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """One tool call as plugin or witness name it."""
+    """One tool call as plugin or witness name it, the tool by the gateway's own name."""
 
     run: str
     call: str

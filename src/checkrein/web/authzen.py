@@ -148,7 +148,7 @@ class AuthZen:
             supported_obligations=request.context.get("supported_obligations"),
         )
         if told and self._gateways:
-            self._gateways.decided(told.gateway, Call(run=told.run, call=told.call, tool=request.action.name), made)
+            self._gateways.decided(told.gateway, Call(run=told.run, call=told.call, tool=told.tool), made)
         return _answer(request, made)
 
 

@@ -25,6 +25,9 @@ from checkrein.config import UpstreamConfig
 from checkrein.connectors.openclaw_home import Folder, Home
 from checkrein.connectors.openclaw_process import GatewayProcess
 from checkrein.connectors.openclaw_runtime import Runtime, find
+from checkrein.demo.mcp import PATH as MCP_PATH
+from checkrein.demo.mcp import create_app as create_mcp
+from checkrein.demo.tools import Sandbox
 from checkrein.model import CheckreinError, Permission
 from checkrein.ports import RecordQuery
 from checkrein.services.reconcile import Stand
@@ -45,6 +48,9 @@ tools:
   read_file:
     effects: [read]
     input: {path: string}
+  send_email:
+    effects: [external]
+    input: {to: string, subject: string, body: string}
   session_status:
     effects: [read]
     input: {}
@@ -74,6 +80,9 @@ forbid (principal, action == Action::"exec", resource) when { context.input.comm
 @id("no-addresses") @owner("privacy") @reason("no addresses in commands") @outcome("redact") @redact("pii.email")
 forbid (principal, action == Action::"exec", resource) when { context.labels.contains("pii.email") };
 
+@id("no-mail-outside") @owner("comms") @reason("mail stays inside")
+forbid (principal, action == Action::"send_email", resource) unless { context.input.to like "*@inside.example" };
+
 @id("no-lists") @owner("privacy") @reason("sessions are private")
 forbid (principal, action == Action::"sessions_list", resource) when { context.input has limit };
 """
@@ -88,11 +97,14 @@ def free_port() -> int:
 class Stage:
     """Checkrein before, inside and behind one gateway."""
 
-    def __init__(self, system: System, model: ScriptedModel, folder: Folder, gateway: GatewayProcess) -> None:
+    def __init__(
+        self, system: System, model: ScriptedModel, folder: Folder, gateway: GatewayProcess, sandbox: Sandbox
+    ) -> None:
         self.system = system
         self.model = model
         self.folder = folder
         self.gateway = gateway
+        self.sandbox = sandbox
         self.url = folder.read().url
         self._server = ExitStack()
         self.serve()
@@ -219,10 +231,18 @@ def started(runtime: Runtime, root: Path, governance: Path, open_: ExitStack) ->
         node=str(runtime.node),
         entry=str(runtime.entry),
         model="scripted-1",
+        names={"demo__send_email": "send_email"},
     )
-    folder.write(home, secret)
+    sandbox = Sandbox(root / "sandbox")
+    mcp_url = open_.enter_context(BackgroundServer(create_mcp(sandbox, "token-of-the-tools"))).url + MCP_PATH
+    headers = {"Authorization": "Bearer token-of-the-tools"}
+    folder.write(
+        home,
+        secret,
+        also={"mcp": {"servers": {"demo": {"url": mcp_url, "transport": "streamable-http", "headers": headers}}}},
+    )
     gateway = GatewayProcess(folder, home)
-    stage = Stage(system, model, folder, gateway)
+    stage = Stage(system, model, folder, gateway, sandbox)
     open_.callback(stage.close)
     open_.enter_context(gateway)
     return stage

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -126,3 +127,12 @@ def test_a_tool_denied_in_front_never_reaches_the_gateway(stage: Any) -> None:
     status, answer = stage.post("/tools/invoke", {"tool": "sessions_list", "args": {"limit": 3}})
     assert (status, answer["error"]["type"]) == (403, "tool_call_blocked")
     assert [one["mode"] for one in stage.tools(before)] == ["run"]
+
+
+@pytest.mark.parametrize(("to", "runs"), [("carol@inside.example", 1), ("eve@outside.example", 0)])
+def test_a_tool_of_an_mcp_server_is_decided_by_its_name_in_policies(stage: Any, to: str, runs: int) -> None:
+    before, sent = stage.size, stage.sandbox.runs["send_email"]
+    mail = {"to": to, "subject": "hello", "body": "hello"}
+    said = stage.say(f"CALL tool_call {json.dumps({'id': 'demo__send_email', 'args': mail})}")
+    assert [one["action"]["name"] for one in stage.tools(before)] == ["send_email"], said
+    assert stage.sandbox.runs["send_email"] - sent == runs, said

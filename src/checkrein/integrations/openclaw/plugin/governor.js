@@ -5,7 +5,7 @@ import { canonical, request, unwrap } from "./protocol.js";
 const VERSION = "1.0.0";
 const PREFIX = "checkrein: ";
 const UNAVAILABLE = "Checkrein cannot be reached, so nothing runs";
-const DEFAULTS = { protect: [], decideMs: 5000, reviewMs: 540_000, heartbeatMs: 5000 };
+const DEFAULTS = { protect: [], names: {}, decideMs: 5000, reviewMs: 540_000, heartbeatMs: 5000 };
 // how long one question about an approval is held open
 const WAIT_S = 20;
 // calls that were let through and have not come back; more than this are forgotten, and then decided again
@@ -27,7 +27,7 @@ export class Governor {
 
   // The first tier: `{block, blockReason}`, `{params}`, or nothing for "run it as it is".
   async decide(event, ctx) {
-    const call = unwrap(event);
+    const call = unwrap(event, this.config.names);
     const key = keyOf(event, ctx);
     const outer = call.parent && keyOf({ ...event, toolCallId: call.parent }, ctx);
     if (outer && this.wrapped.get(outer) === print(call)) {
@@ -44,7 +44,7 @@ export class Governor {
       const reason = error instanceof Refusal ? error.message : UNAVAILABLE;
       return { block: true, blockReason: PREFIX + reason };
     }
-    const runs = unwrap(verdict ? { ...event, params: verdict.params } : event);
+    const runs = unwrap(verdict ? { ...event, params: verdict.params } : event, this.config.names);
     this.keep(this.passed, key, print(runs));
     if (call.wraps) this.keep(this.wrapped, key, print(runs));
     return verdict;
@@ -55,7 +55,7 @@ export class Governor {
     const key = keyOf(event, ctx);
     const passed = this.passed.get(key);
     this.passed.delete(key);
-    if (passed !== undefined && passed === print(unwrap(event))) return undefined;
+    if (passed !== undefined && passed === print(unwrap(event, this.config.names))) return undefined;
     const verdict = await this.decide(event, ctx);
     this.passed.delete(key);
     return verdict;

@@ -16,19 +16,23 @@ export function canonical(value) {
   return `{${members.map((name) => `${JSON.stringify(name)}:${canonical(value[name])}`).join(",")}}`;
 }
 
-// The tool that is really called, its arguments, how to put others in their place, and the call it came through.
-export function unwrap(event) {
+// The tool that is really called, its name in policies, its arguments, how to put others in their place, and the call it came through.
+export function unwrap(event, names) {
   const params = event.params ?? {};
   const { id, args } = params;
   if (event.toolName === WRAPPER && typeof id === "string" && (args === undefined || isObject(args))) {
-    return { name: named(id.slice(id.lastIndexOf(":") + 1)), input: args ?? {}, wraps: true, parent: "", wrap: (input) => ({ ...params, args: input }) };
+    const tool = id.slice(id.lastIndexOf(":") + 1);
+    return { tool, name: named(tool, names), input: args ?? {}, wraps: true, parent: "", wrap: (input) => ({ ...params, args: input }) };
   }
   const inner = INNER.exec(event.toolCallId ?? "");
   const parent = inner && inner[2] === event.toolName ? inner[1] : "";
-  return { name: named(event.toolName), input: params, wraps: false, parent, wrap: (input) => input };
+  return { tool: event.toolName, name: named(event.toolName, names), input: params, wraps: false, parent, wrap: (input) => input };
 }
 
-const named = (tool) => (Object.hasOwn(NAMES, tool) ? NAMES[tool] : tool);
+function named(tool, names) {
+  if (Object.hasOwn(names, tool)) return names[tool];
+  return Object.hasOwn(NAMES, tool) ? NAMES[tool] : tool;
+}
 
 const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 
@@ -51,6 +55,7 @@ export function request(call, id, event, ctx, gateway) {
       openclaw: {
         gateway,
         call: id,
+        tool: call.tool,
         run: event.runId ?? ctx.runId ?? "",
         trace: ctx.trace?.traceId ?? "",
       },
