@@ -67,6 +67,7 @@ SETTABLE = [
 OTHER = {
     "gate.latency_quantile": "0.9",
     "gate.on_drift": "tell",
+    "drift.ignore": "outcome, argument sizes",
     "drift.scheduled": "false",
     "rollout.stages": "20, 100",
     "rollout.approvers": "2 of finance",

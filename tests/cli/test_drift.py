@@ -159,7 +159,12 @@ def test_texts_are_for_auditors(folder: Path, cli: Run):
 def test_limits_are_checked(folder: Path, cli: Run):
     golden(folder, read_file=5)
     config = folder / "checkrein.toml"
-    for setting, said in (("alpha = 0", "drift.alpha"), ('since = "soon"', "drift.since"), ("flor = 1", "floor")):
+    for setting, said in (
+        ("alpha = 0", "drift.alpha"),
+        ('since = "soon"', "drift.since"),
+        ("flor = 1", "floor"),
+        ('ignore = ["sizes"]', "drift.ignore"),
+    ):
         kept = config.read_text()
         config.write_text(kept.replace("notice = 0.25", setting))
         ran = cli("drift", "report", "--dir", folder)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from checkrein.flow.drift import Acted, Outcome, Report, Seen, State, Texts, judge
-from checkrein.flow.limits import DriftLimits
+from checkrein.flow.limits import QUESTIONS, DriftLimits
 from checkrein.stats.shift import Shift
 
 TOOLS = [f"tool-{at}" for at in range(12)]
@@ -154,6 +154,20 @@ def test_records_without_sizes_say_so():
     sizes = next(finding for finding in report(golden, production).findings if finding.name == "argument sizes")
     assert sizes.state is State.NOT_COMPARED
     assert "did not note sizes" in sizes.told
+
+
+def test_what_differs_on_purpose_can_be_left_out():
+    """A golden set with as many denials as not, to try them: not how production is, and not meant to be."""
+    golden, production = world(1, 1500, denied=0.5), world(2, 10_000)
+    assert [finding.name for finding in report(golden, production).shifted] == ["outcome"]
+    found = report(golden, production, DriftLimits(ignore=("outcome",)))
+    assert found.outcome is Outcome.NO_DRIFT
+    assert "outcome" in names(found, State.NOT_COMPARED)
+
+
+def test_every_question_can_be_named():
+    found = report(world(1, 100), world(2, 100))
+    assert tuple(finding.name for finding in found.findings) == QUESTIONS
 
 
 def test_texts_are_one_more_question():

@@ -20,7 +20,7 @@ from checkrein.flow.limits import DriftLimits
 from checkrein.ledger import Draft
 from checkrein.model import Action, LedgerInvalid, Request, Resource, Subject, Unauthorized
 from checkrein.model import Outcome as Decided
-from checkrein.ports import RecordQuery, Unit
+from checkrein.ports import RecordQuery, Row, Save, Unit
 from checkrein.services import drift, seen, suggestions
 from checkrein.services.golden import read_golden
 from checkrein.services.pdp import Asked
@@ -358,6 +358,12 @@ def test_without_golden_cases_nothing_is_due(system: System):
     clock.us += WEEK_US
     assert scheduled(system, clock, system.golden).tick() is None
     assert drift.last(system.store) is None
+
+
+def test_a_row_that_is_none_is_a_warning(system: System):
+    system.store.commit(Unit((), (Save(Row(drift.ROOM, drift.ROW, 1, "", "", b"{"), 0),))).result()
+    ((warning),) = scheduled(system, MovingClock()).warnings()
+    assert "is not what checkrein wrote" in warning
 
 
 def test_a_clock_that_went_back_delays_no_report(system: System):

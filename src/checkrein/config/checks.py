@@ -24,7 +24,7 @@ from checkrein.config.sections import (
     WebhookConfig,
     WitnessConfig,
 )
-from checkrein.flow.limits import ON_DRIFT, Targets
+from checkrein.flow.limits import ON_DRIFT, QUESTIONS, Targets
 from checkrein.ledger.checkpoint import COSIGNATURE, VerifierKey
 from checkrein.model import BadRequest, ConfigError, Level, Outcome
 from checkrein.model.people import Absence
@@ -137,6 +137,9 @@ def _check_targets(given: Targets, places: Places) -> None:
 
 
 def _check_drift(given: DriftConfig, places: Places) -> None:
+    for name in given.ignore:
+        if name not in QUESTIONS:
+            raise places.error("drift.ignore", f"has no `{name[:40]}`", f"known: {', '.join(QUESTIONS)}")
     for field in ("alpha", "floor", "notice"):
         if not 0 < getattr(given, field) < 1:
             raise places.error(f"drift.{field}", "is not between 0 and 1", "two points in a hundred are `0.02`")

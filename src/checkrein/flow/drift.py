@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from checkrein.flow.limits import DriftLimits
+from checkrein.flow.limits import QUESTIONS, DriftLimits
 from checkrein.stats import shift
 from checkrein.stats.shift import Shift
 
@@ -182,6 +182,7 @@ def judge(
     answers: list[_Answer] = []
     if production.count and golden.count:
         answers = [*_answers(golden, production, limits), _texts(texts or Texts())]
+        answers = [_ignored(answer.name) if answer.name in limits.ignore else answer for answer in answers]
     compared = [answer for answer in answers if not answer.why]
     corrected = shift.benjamini_hochberg([answer.shift.p for answer in compared])
     ps = {answer.name: p for answer, p in zip(compared, corrected, strict=True)}
@@ -208,12 +209,11 @@ def judge(
 
 #: each question about shares: its name, and where it is counted
 _SHARES = (("action", "actions"), ("target", "targets"), ("risk", "risks"), ("outcome", "outcomes"))
-_QUESTIONS = len(_SHARES) + 4
 
 
 def _answers(golden: Seen, production: Seen, limits: DriftLimits) -> Iterator[_Answer]:
     # each question must be able to answer alone, with its part of alpha
-    alpha = limits.alpha / _QUESTIONS
+    alpha = limits.alpha / len(QUESTIONS)
     for name, where in _SHARES:
         yield _shares(name, getattr(golden, where), getattr(production, where), limits, alpha)
     yield _sizes(golden, production, limits, alpha)
@@ -281,6 +281,10 @@ def _texts(texts: Texts) -> _Answer:
         return _Answer(name="text", why=texts.why)
     read = f"{texts.golden:,} golden texts and {texts.production:,} of production read"
     return _Answer(name="text", what="of the words are others", shift=texts.shift, detail=read)
+
+
+def _ignored(name: str) -> _Answer:
+    return _Answer(name=name, why="left out by `drift.ignore`")
 
 
 def _finding(answer: _Answer, p: float, limits: DriftLimits) -> Finding:

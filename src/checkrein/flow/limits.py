@@ -34,6 +34,10 @@ class Targets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     gate_pass_rate: float | None = 0.95
 
 
+#: what a drift report compares
+QUESTIONS = ("action", "target", "risk", "outcome", "argument sizes", "new actions", "new targets", "text")
+
+
 class DriftLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When production counts as different from the golden set; shares, of which 0.02 are two points in a hundred."""
 
@@ -43,6 +47,8 @@ class DriftLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     floor: float = 0.02
     #: a golden set that would not notice so much is too small
     notice: float = 0.15
+    #: questions that are not asked, where golden cases differ on purpose
+    ignore: tuple[str, ...] = ()
 
 
 #: what production that has drifted from the golden set makes of a gate's verdict: it stays open, is refused, is told

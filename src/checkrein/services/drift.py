@@ -17,7 +17,7 @@ from checkrein.decide import detect
 from checkrein.flow.drift import Outcome, Report, Seen, Texts, judge
 from checkrein.flow.limits import DriftLimits
 from checkrein.ledger import Draft
-from checkrein.model import CheckreinError, Decision, Request, StoreConflict
+from checkrein.model import CheckreinError, Decision, LedgerInvalid, Request, StoreConflict
 from checkrein.model.request import PROMPT
 from checkrein.ports import Clock, RecordQuery, Row, Save, Store, Unit
 from checkrein.services import records, seen
@@ -173,7 +173,10 @@ class Schedule:
 
     def warnings(self) -> tuple[str, ...]:
         """What drifted, and why no report can be made."""
-        found = last(self._store) or Last()
+        try:
+            found = last(self._store) or Last()
+        except LedgerInvalid as error:
+            return (f"drift: {error}",)
         told = [found.told] if found.drifted else []
         return tuple(f"drift: {text}" for text in (*told, found.problem) if text)
 
@@ -236,6 +239,6 @@ def alarm(made: Report) -> Draft:
         "until_us": made.until_us,
         "findings": findings,
         "new": [{"action": records.cut(name), "count": count} for name, count in islice(made.new.items(), MAX_NEW)],
-        "limits": {name: f"{getattr(made.limits, name):g}" for name in DriftLimits.__struct_fields__},
+        "limits": {name: f"{getattr(made.limits, name):g}" for name in ("alpha", "floor", "notice")},
     }
     return records.admin(ALARM, "system", detail)
