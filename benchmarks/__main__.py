@@ -1,4 +1,4 @@
-"""`python -m benchmarks [decision|policy|proxy|ledger|rollout|drift ...] [--million]`."""
+"""`python -m benchmarks [decision|policy|proxy|ledger|rollout|drift|redaction ...] [--million]`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import platform
 import sys
 from os import cpu_count
 
-from benchmarks import decision, drift, ledger, policy, proxy, rollout
+from benchmarks import decision, drift, ledger, policy, proxy, redaction, rollout
 
 ALL = {
     "decision": decision.main,
@@ -15,6 +15,7 @@ ALL = {
     "ledger": ledger.main,
     "rollout": rollout.main,
     "drift": drift.main,
+    "redaction": redaction.main,
 }
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkrein.decide.detect import Span, covers, detect, detect_json, known
+from checkrein.decide.detect import BUILT_IN, Span, covers, detect, known
+from checkrein.decide.redact import detect_json
 
 
 def found(text: str, *classes: str, field: str = "") -> list[tuple[str, str]]:
@@ -194,3 +195,64 @@ def test_spans_are_in_order_and_never_overlap(text: str) -> None:
     assert all(left.end <= right.start for left, right in pairwise(spans))
     assert spans == tuple(sorted(spans))
     assert all(isinstance(span, Span) for span in spans)
+
+
+@pytest.mark.parametrize(
+    ("cls", "text", "value"),
+    [
+        ("pii.card", "card number 630427373398 is lost", "630427373398"),
+        ("pii.card", "my JCB is 180016070420458", "180016070420458"),
+        ("pii.phone", "Desk: (898)666-3621x0135", "(898)666-3621x0135"),
+        ("pii.phone", "They're not answering at 78 651 450", "78 651 450"),
+        ("pii.phone", "line 12\\n085 175 7641-Office\\nline", "085 175 7641"),
+        ("pii.driver_license", "My driver's license number is F162823540116", "F162823540116"),
+        ("pii.passport", "Passport no. C01234567", "C01234567"),
+        ("pii.national_id", "RSSMRA85T10A562S", "RSSMRA85T10A562S"),
+        ("pii.national_id", "born 850709-9805", "850709-9805"),
+        ("pii.national_id", "CPF 529.982.247-25", "529.982.247-25"),
+        ("pii.national_id", "her NI: AHV 756.9217.0769.85", "756.9217.0769.85"),
+        ("pii.national_id", "PESEL 44051401359", "44051401359"),
+        ("pii.national_id", "national insurance number AB 12 34 56 C", "AB 12 34 56 C"),
+        ("pii.national_id", "DNI 54362315K", "54362315K"),
+        ("secret.checkrein_key", "key crk_0123456789abcdefXYZ", "crk_0123456789abcdefXYZ"),
+        ("secret.basic_auth", "Authorization: Basic YWxpY2U6cGFzczEyMw==", "YWxpY2U6cGFzczEyMw=="),
+        ("secret.api_token", "use dop_v1_" + "0a" * 32, "dop_v1_" + "0a" * 32),
+        ("secret.password", "CLIENT_SECRET=abcd1234efgh", "abcd1234efgh"),
+        ("net.url", "see https://intranet.example.com/a?b=c now", "https://intranet.example.com/a?b=c"),
+        ("net.domain", "on db1.example.com", "db1.example.com"),
+    ],
+)
+def test_what_stands_nearby_says_what_a_number_is(cls: str, text: str, value: str) -> None:
+    assert (cls, value) in found(text, "pii", "secret", cls)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["630427373398", "ref 180016070420458", "78 651 450", "F162823540116", "C01234567", "44051401359", "54362315K"],
+)
+def test_without_a_word_nearby_a_number_is_a_number(text: str) -> None:
+    assert found(text) == []
+
+
+def test_addresses_on_the_network_are_found_only_where_a_policy_names_them() -> None:
+    assert found("see https://example.com") == []
+    assert known("net.url")
+
+
+def test_a_field_says_what_its_value_is() -> None:
+    value = {"firstName": "Yusuf", "address": {"zip": 19122, "street_name": "Elm Street 1"}, "name": "Smartphone"}
+    assert detect_json(value) == {"pii.person_name": 1, "pii.address": 2}
+    assert detect_json({"password": "letmein", "api_key": "see the manual"}) == {"secret.password": 1}
+    assert detect_json({"first_name": "<PERSON_NAME_1>", "last_name": ""}) == {}
+
+
+def test_fields_can_be_declared() -> None:
+    detectors = BUILT_IN.with_fields({"Customer-Name": "pii.person_name"})
+    assert detect_json({"customer_name": "Yusuf"}, detectors=detectors) == {"pii.person_name": 1}
+    assert detect_json({"customer": "Yusuf"}, detectors=detectors) == {}
+
+
+@given(st.text(alphabet="0123456789-. /ABXYKx", min_size=6, max_size=24))
+def test_no_number_stops_detection(text: str) -> None:
+    detect(f"national id, driver's license, passport, card, phone {text}")
+    detect(text, field="pesel")

@@ -7,8 +7,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkrein.decide.detect import detect, detect_json
-from checkrein.decide.redact import Placeholders, redact_json, redact_text
+from checkrein.decide.detect import detect
+from checkrein.decide.redact import Placeholders, detect_json, redact_json, redact_text
 
 ALL = ("pii", "secret")
 

@@ -166,3 +166,14 @@ def test_arguments_are_checked_by_name_and_type_and_never_shown() -> None:
 def test_types_do_not_blur(kind: str, good: object, bad: object) -> None:
     assert ArgType(kind).admits(good)
     assert not ArgType(kind).admits(bad)
+
+
+def test_personal_fields_are_declared_by_class() -> None:
+    manifests = Manifests.from_yaml(
+        "tools: {find: {effects: [read], personal: {customer: person_name, to: pii.email}}}"
+    )
+    tool = manifests.get("find")
+    assert tool is not None
+    assert tool.personal == {"customer": "pii.person_name", "to": "pii.email"}
+    with pytest.raises(PolicyInvalid, match="no known class of personal data"):
+        Manifests.from_yaml("tools: {find: {effects: [read], personal: {customer: shoe_size}}}")

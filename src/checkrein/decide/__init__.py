@@ -6,11 +6,13 @@
 `provenance`  where each control argument's value came from
 `results`     what tools answered before: untrusted, but for what manifests vouch for
 `detect`      finds personal data and secrets in text: spans with a class
-`detectors`   the built-in patterns, and the checks behind them
+`detectors`   the built-in patterns, and the checks behind them; `secrets` and `identity` hold more, `rule` says what
+              one is
 `explain`     why the policies decide a request as they do, for people
 `scan`        the passes of the detectors over a text that comes in pieces
 `partial`     from a pattern, the pattern of what may still become a match
-`redact`      spans -> clean copy with stable placeholders; also as a stream
+`stream`      a text, whole or in pieces -> the same with stable placeholders for its spans
+`redact`      the same for JSON values
 `restore`     placeholders -> values, for targets that may see them; also as a stream
 `fold`        text as matchers see it: invisible and look-alike characters hide nothing
 `patterns`    RE2: many patterns in one pass

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 import re2
 
-from checkrein.decide.detect import detect_json, known
+from checkrein.decide.detect import BUILT_IN, Detectors, known
 from checkrein.decide.fold import fold
 from checkrein.decide.patterns import PatternSet
 from checkrein.decide.provenance import Provenance
+from checkrein.decide.redact import detect_json
 from checkrein.model import BadRequest, Request, Risk
 from checkrein.model.risk import RED_FROM
 from checkrein.policy.effect import Effect
@@ -53,6 +54,17 @@ class Classifier:
     def __init__(self, manifests: Manifests) -> None:
         self.manifests = manifests
         self._intents = _Intents(manifests)
+        tools = manifests.tools.values()
+        self._detectors = {tool.name: BUILT_IN.with_fields(tool.personal) for tool in tools if tool.personal}
+        #: what tools answered stands in prompts as JSON within a text
+        every = {name: cls for tool in tools for name, cls in tool.personal.items()}
+        self._prompt_detectors = BUILT_IN.with_fields({}, inner=every) if every else BUILT_IN
+
+    def detectors(self, request: Request) -> Detectors:
+        """What finds personal data in this action, in its arguments and its result: the fields of its manifest too."""
+        if request.is_prompt:
+            return self._prompt_detectors
+        return self._detectors.get(request.action.name, BUILT_IN)
 
     def classify(self, request: Request, provenance: Mapping[str, Provenance] | None = None) -> Classified:
         """`provenance` of the control arguments of a tool call, where it is known at all."""
@@ -62,7 +74,10 @@ class Classifier:
             factors, labels = self._prompt(request.action.input)
         else:
             factors, labels = self._call(request, provenance or {})
-        detected = _told(request.action.input) if request.is_answer else detect_json(request.action.input)
+        if request.is_answer:
+            detected = _told(request.action.input)
+        else:
+            detected = detect_json(request.action.input, detectors=self.detectors(request))
         for cls in detected:
             labels |= {cls, cls.partition(".")[0]}
         factors += _found("personal data", "pii", _PERSONAL_DATA, detected)

@@ -8,21 +8,24 @@ numbers.
 
 from __future__ import annotations
 
-from collections import Counter
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
+import re2
 
-from checkrein.decide.detectors import RULES, TOKEN, Rule
-from checkrein.decide.fold import image
+from checkrein.decide.detectors import FIELDS, RULES, TOKEN
+from checkrein.decide.fold import fold, image
+from checkrein.decide.rule import Rule
 from checkrein.decide.scan import BARRIER, LIMIT, Passes, Ruleset
 
 #: every class there is
 EVERYTHING = ("pii", "secret")
 
 
-#: no class is found in less
+#: no class is found in less than so many characters, nor in a short text without one of these signs
 SHORTEST = 6
+_SHORT, _SIGNS = 14, b"0123456789@.:=<"
 
 
 class Span(msgspec.Struct, frozen=True, order=True):
@@ -39,10 +42,18 @@ def covers(classes: Iterable[str], cls: str) -> bool:
 
 
 class Detectors:
-    """Rules by which personal data and secrets are found, compiled once for each choice of classes."""
+    """Rules by which personal data and secrets are found, compiled once for each choice of classes.
 
-    def __init__(self, rules: tuple[Rule, ...]) -> None:
+    `fields` gives members of JSON objects, by name, a class for their whole value: names of people look like any word.
+    `inner` are the detectors for JSON that stands within a text.
+    """
+
+    def __init__(
+        self, rules: tuple[Rule, ...], fields: Mapping[str, str] | None = None, inner: Mapping[str, str] | None = None
+    ) -> None:
         self.rules = rules
+        self.fields = {_plain(name): cls for name, cls in (fields or {}).items()}
+        self.inner = Detectors(rules, {**(fields or {}), **inner}) if inner else self
         self._compiled: dict[tuple[str, ...], Ruleset] = {}
 
     def ruleset(self, classes: tuple[str, ...]) -> Ruleset:
@@ -55,10 +66,32 @@ class Detectors:
 
     def known(self, cls: str) -> bool:
         """Whether a detector finds this class or one below it."""
-        return any(covers((cls,), rule.cls) for rule in self.rules)
+        found = (*(rule.cls for rule in self.rules), *self.fields.values())
+        return any(covers((cls,), name) for name in found)
+
+    def with_fields(self, fields: Mapping[str, str], inner: Mapping[str, str] | None = None) -> Detectors:
+        """The same rules and fields, and these; `inner` holds only for JSON within a text."""
+        return Detectors(self.rules, {**self.fields, **fields}, inner)
+
+    def whole(self, text: str, field: str, classes: tuple[str, ...]) -> str:
+        """The class of a whole value, by the field it stands in, or an empty string."""
+        cls = self.fields.get(_plain(field), "") if field else ""
+        if not cls or not covers(classes, cls):
+            return ""
+        rest = TOKEN_TEXT.sub("", text.encode("utf-8", "replace").decode()) if "<" in text else text
+        if cls.startswith("secret.") and (len(rest) < SHORTEST or any(map(str.isspace, rest))):
+            return ""
+        return cls if any(map(str.isalnum, rest)) else ""
 
 
-BUILT_IN = Detectors(RULES)
+@functools.lru_cache(maxsize=4096)
+def _plain(field: str) -> str:
+    """A field's name in lower case, without what separates its words."""
+    return "".join(char for char in fold(field[:128]) if char.isalnum())
+
+
+TOKEN_TEXT = re2.compile(TOKEN.pattern.decode())
+BUILT_IN = Detectors(RULES, FIELDS)
 
 
 def known(cls: str) -> bool:
@@ -77,10 +110,12 @@ def detect(
     """The spans of these classes, in order, none overlapping.
 
     Where findings overlap, one span covers them all and has the class of the strongest (then longest).
-    `field` is the name the text stands under in JSON; it counts as a word nearby.
+    `field` is the name the text stands under in JSON; it counts as a word nearby, and may give the whole text a class.
     """
+    if field and (cls := detectors.whole(text, field, classes)):
+        return (Span(0, len(text), cls),)
     data, places = image(text)
-    if len(data) < SHORTEST:
+    if len(data) < SHORTEST or (len(data) < _SHORT and len(data.translate(None, _SIGNS)) == len(data)):
         return ()
     rules, context = detectors.ruleset(classes), context_of(field)
     if len(data) <= LIMIT and BARRIER not in data:
@@ -91,21 +126,6 @@ def detect(
     passes = Passes(rules, 1, context)
     passes.whole(data, range(len(data)) if places is None else places, len(text))
     return tuple(Span(*span) for span in sorted(passes.found.values()) if span.cls != TOKEN.cls)
-
-
-def detect_json(value: object, classes: tuple[str, ...] = EVERYTHING) -> Counter[str]:
-    """How many spans of each class stand in a JSON value: in every string, member name and long number."""
-    counts: Counter[str] = Counter()
-    for text, field in texts(value):
-        counts.update(span.cls for span in detect(text, classes, field=field))
-    return counts
-
-
-def number_text(value: object) -> str:
-    """A number written as text if it is long enough to be personal data, else an empty string."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) >= 1_000_000:
-        return str(value)
-    return ""
 
 
 def texts(value: object, field: str = "") -> Iterator[tuple[str, str]]:
@@ -120,5 +140,13 @@ def texts(value: object, field: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from texts(item, field)
-    elif text := number_text(value):
+    elif text := number_text(value, field, BUILT_IN):
         yield text, field
+
+
+def number_text(value: object, field: str, detectors: Detectors) -> str:
+    """A number written as text if it may be personal data: long, or in a field of a class; else an empty string."""
+    counts = isinstance(value, int | float) and not isinstance(value, bool)
+    if counts and (abs(value) >= 1_000_000 or _plain(field) in detectors.fields):  # type: ignore[arg-type]
+        return str(value)
+    return ""

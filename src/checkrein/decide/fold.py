@@ -21,6 +21,9 @@ _RESERVED = ((0x2065, 0x2065), (0xFFF0, 0xFFF8), (0xE0000, 0xE0FFF))
 _SENTENCE_ENDS = frozenset("\u3002\uff61\u203d\u06d4\u061f\u0964")
 _HIDDEN = bytes(code for code in range(0x20) if code not in b"\t\n\r") + b"\x7f"
 _NUL = "\x00"
+#: what an image shows as a backslash
+BACKSLASHES = "\\\uff3c\ufe68"
+_ESCAPES = ((b"\\n", b" \n"), (b"\\r", b" \r"), (b"\\t", b" \t"))
 #: an attacker may send every code point there is; the tables stop growing here
 _TABLE_SIZE = 20_000
 
@@ -87,8 +90,14 @@ _FOLD = _Fold()
 
 
 def image(text: str) -> tuple[bytes, list[int] | None]:
-    """One byte a visible character, and the original offset of each byte (None: they are the same)."""
+    """One byte a visible character, and the original offset of each byte (None: they are the same).
+
+    A line end written as an escape, as in JSON within a text, is a line end.
+    """
     data = text.encode("ascii") if text.isascii() else text.translate(_IMAGE).encode("latin-1")
+    if b"\\" in data:
+        for escape, seen in _ESCAPES:
+            data = data.replace(escape, seen)
     seen = data.translate(None, _HIDDEN)
     if len(seen) == len(data):
         return data, None

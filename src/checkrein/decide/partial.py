@@ -16,7 +16,7 @@ import re2
 
 from checkrein.decide.patterns import latin
 
-_COUNTED = 64
+_COUNTED = 30
 
 
 class _Part(NamedTuple):

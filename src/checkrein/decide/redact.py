@@ -1,162 +1,22 @@
-"""Replaces personal data and secrets by placeholders that stay the same for the same value.
+"""Redacts JSON values: prompts, arguments, results. `stream` redacts a text.
 
-`<EMAIL_1>` stands for one value within one `Placeholders`, so a model can still tell two people apart, and
-`restore` can put the value back for whom it may be shown to. Text that already holds such a token is left alone,
-and its token is never given to another value.
-
-A `Stream` redacts text that comes in pieces. What comes out is the same however the text is cut: a whole text
-(`redact_text`) is a stream of one piece.
+What `redact_json` would replace is what `detect_json` counts, by the same steps.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import re2
+from checkrein.decide.detect import BUILT_IN, EVERYTHING, Detectors, number_text, texts
+from checkrein.decide.stream import Placeholders, Stream, redact_text
 
-from checkrein.decide.detect import BUILT_IN, Detectors, context_of, detect, number_text, texts
-from checkrein.decide.detectors import ESCAPED, TOKEN, WITHHELD
-from checkrein.decide.fold import image
-from checkrein.decide.scan import Passes
-
-#: taking a span out can make its neighbours readable as another span; a text that never settles is withheld
-_PASSES = 4
-_TOKEN = re2.compile(TOKEN.pattern.decode())
+__all__ = ["Placeholders", "Stream", "detect_json", "redact_json", "redact_text"]
 
 
-class Placeholders:
-    """Values and the tokens for them, within one request or session. Holds the values: never log it.
-
-    `counts` says how many spans of each class were replaced.
-    """
-
-    def __init__(self) -> None:
-        self._tokens: dict[tuple[str, str], str] = {}
-        self._given: dict[str, tuple[str, str]] = {}
-        self._taken: set[str] = set()
-        self._last: Counter[str] = Counter()
-        self.counts: Counter[str] = Counter()
-
-    def __len__(self) -> int:
-        """How many tokens were given."""
-        return len(self._given)
-
-    def token(self, cls: str, value: str) -> str:
-        """The token of a value; the same for the same class and exact value."""
-        if cls != ESCAPED:
-            self.counts[cls] += 1
-        known = self._tokens.get((cls, value))
-        if known is not None:
-            return known
-        name = cls.rpartition(".")[2].upper()
-        while True:
-            self._last[name] += 1
-            token = f"<{name}_{self._last[name]}>"
-            if token not in self._taken:
-                break
-        self._taken.add(token)
-        self._tokens[cls, value] = token
-        self._given[token] = cls, value
-        return token
-
-    def given(self, token: str) -> tuple[str, str] | None:
-        """The class and the value that a token stands for, if it was given to one."""
-        return self._given.get(token)
-
-    def reserve(self, text: str) -> None:
-        """Never give out a token that the text holds. Reserve every text before the first `token`."""
-        if "<" in text:
-            self._taken.update(match.group() for match in _TOKEN.finditer(_utf8(text)))
-
-
-class Stream:
-    """Redacts a text that comes in pieces: `feed` and `finish` return what may leave.
-
-    Held back is the end of the text as long as it may be inside a span: a word, a number with a little of what
-    follows, at most `scan.LIMIT` characters. Whoever gives up in the middle drops what is held.
-    """
-
-    def __init__(
-        self, detectors: Detectors, classes: tuple[str, ...], placeholders: Placeholders, *, field: str = ""
-    ) -> None:
-        self._passes = Passes(detectors.ruleset(classes), _PASSES, context_of(field))
-        self._placeholders = placeholders
-        #: tokens given before mean what they meant; a text that holds one of the later ones only looks like it
-        self._mine: set[str] = set()
-        self._text = ""
-        self._begin = 0
-        self._ended = False
-
-    def feed(self, text: str) -> str:
-        """Take the next piece; returns what is safe to release now."""
-        return "" if self._ended else self._release(self._passes.feed(*self._image(text)))
-
-    def finish(self) -> str:
-        """The text is over; returns the rest."""
-        if self._ended:
-            return ""
-        released = self._release(self._passes.finish())
-        self._ended = True
-        return released
-
-    def whole(self, text: str) -> str:
-        """A text of one piece: the same as `feed` and `finish`."""
-        return self._release(self._passes.whole(*self._image(text)))
-
-    def _image(self, text: str) -> tuple[bytes, Sequence[int], int]:
-        begin = self._begin + len(self._text)
-        data, places = image(text)
-        self._text += text
-        where = range(begin, begin + len(data)) if places is None else [begin + place for place in places]
-        return data, where, begin + len(text)
-
-    def _release(self, certain: int) -> str:
-        found, closed = self._passes.found, self._passes.closed is not None
-        parts = []
-        done = 0
-        for start in sorted(place for place in found if place < certain):
-            span = found.pop(start)
-            first, last = start - self._begin, span.end - self._begin
-            parts += [self._text[done:first], self._token(span.cls, self._text[first:last])]
-            done = last
-        released = certain - self._begin
-        parts.append(self._text[done:released])
-        self._text, self._begin = self._text[released:], certain
-        if closed:
-            parts.append(self._placeholders.token(WITHHELD, ""))
-            self._ended, self._text = True, ""
-        return "".join(parts)
-
-    def _token(self, cls: str, value: str) -> str:
-        if cls == TOKEN.cls:
-            if value not in self._mine:
-                self._placeholders.reserve(value)
-                return value
-            cls = ESCAPED
-        given = len(self._placeholders)
-        token = self._placeholders.token(cls, value)
-        if len(self._placeholders) > given:
-            self._mine.add(token)
-        return token
-
-
-def redact_text(
-    text: str,
-    classes: tuple[str, ...],
-    placeholders: Placeholders,
-    *,
-    field: str = "",
-    detectors: Detectors = BUILT_IN,
-) -> str:
-    """The text with every span of these classes replaced; `field` as in `detect`."""
-    if not detect(text, classes, field=field, detectors=detectors):
-        placeholders.reserve(text)
-        return text
-    return Stream(detectors, classes, placeholders, field=field).whole(text)
-
-
-def redact_json(value: object, classes: tuple[str, ...], placeholders: Placeholders) -> object:
+def redact_json(
+    value: object, classes: tuple[str, ...], placeholders: Placeholders, *, detectors: Detectors = BUILT_IN
+) -> object:
     """A JSON value with every span replaced, in strings at any depth, in member names and in long numbers.
 
     A number that is personal data (a card written as an integer) becomes text. What holds no span is returned
@@ -164,32 +24,50 @@ def redact_json(value: object, classes: tuple[str, ...], placeholders: Placehold
     """
     for text, _ in texts(value):
         placeholders.reserve(text)
-    return _redact(value, "", classes, placeholders)
+    return _Redaction(classes, placeholders).value(value, "", detectors)
 
 
-def _redact(value: object, field: str, classes: tuple[str, ...], placeholders: Placeholders) -> object:
-    if isinstance(value, str):
-        clean = redact_text(value, classes, placeholders, field=field)
-        return value if clean == value else clean
-    if isinstance(value, Mapping):
+def detect_json(
+    value: object, classes: tuple[str, ...] = EVERYTHING, *, detectors: Detectors = BUILT_IN
+) -> Counter[str]:
+    """How many spans of each class stand in a JSON value: in every string, member name and long number."""
+    placeholders = Placeholders()
+    redact_json(value, classes, placeholders, detectors=detectors)
+    return placeholders.counts
+
+
+class _Redaction:
+    """One redaction under way."""
+
+    def __init__(self, classes: tuple[str, ...], placeholders: Placeholders) -> None:
+        self._classes = classes
+        self._placeholders = placeholders
+
+    def value(self, value: object, field: str, detectors: Detectors) -> object:
+        if isinstance(value, str):
+            clean = self._text(value, field, detectors)
+            return value if clean == value else clean
+        if isinstance(value, Mapping):
+            return self._members(value, detectors)
+        if isinstance(value, list | tuple):
+            items = [self.value(item, field, detectors) for item in value]
+            return value if all(new is old for new, old in zip(items, value, strict=True)) else items
+        text = number_text(value, field, detectors)
+        if text and (clean := self._text(text, field, detectors)) != text:
+            return clean
+        return value
+
+    def _members(self, value: Mapping[str, object], detectors: Detectors) -> object:
         members: dict[str, object] = {}
         for name, item in value.items():
-            key = redact_text(str(name), classes, placeholders)
+            key = self._text(str(name), "", detectors)
             while key in members:  # two names became one: keep both
                 key += "_"
-            members[key] = _redact(item, str(name), classes, placeholders)
+            members[key] = self.value(item, str(name), detectors)
         same = all(
             key == name and members[key] is item for (name, item), key in zip(value.items(), members, strict=True)
         )
         return value if same else members
-    if isinstance(value, list | tuple):
-        items = [_redact(item, field, classes, placeholders) for item in value]
-        return value if all(new is old for new, old in zip(items, value, strict=True)) else items
-    text = number_text(value)
-    if text and (clean := redact_text(text, classes, placeholders, field=field)) != text:
-        return clean
-    return value
 
-
-def _utf8(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")
+    def _text(self, text: str, field: str, detectors: Detectors) -> str:
+        return redact_text(text, self._classes, self._placeholders, field=field, detectors=detectors)

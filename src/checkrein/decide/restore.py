@@ -9,14 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import re2
-
-from checkrein.decide.detect import covers
+from checkrein.decide.detect import TOKEN_TEXT, covers
 from checkrein.decide.detectors import ESCAPED, TOKEN, WITHHELD
 from checkrein.decide.partial import viable
-from checkrein.decide.redact import Placeholders
+from checkrein.decide.stream import Placeholders
 
-_TOKEN = re2.compile(TOKEN.pattern.decode())
 _BEGUN = viable((TOKEN.pattern,))
 
 
@@ -49,7 +46,7 @@ def restore_text(text: str, placeholders: Placeholders, classes: tuple[str, ...]
         return text
     parts = []
     done = 0
-    for match in _TOKEN.finditer(text):
+    for match in TOKEN_TEXT.finditer(text):
         value = _value(match.group(), placeholders, classes)
         if value is not None:
             parts += [text[done : match.start()], value]

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from checkrein.decide.detectors import CONTEXT, TOKEN, Rule
+from checkrein.decide.detectors import TOKEN
 from checkrein.decide.partial import viable
 from checkrein.decide.patterns import PatternSet, latin
+from checkrein.decide.rule import CONTEXT, Rule
 
 #: stands in an image for what was found; no pattern of a rule fits it, except in the middle of what is longer
 BARRIER = b"<"
@@ -25,6 +26,10 @@ _BEFORE = CONTEXT + 8
 _OVERLAP = 256
 #: so much of the beginning of a match says that what follows belongs to it
 _HEAD = 512
+#: no pattern fits fewer bytes
+_LEAST = 5
+#: names of fields that are remembered
+_NAMES = 4096
 
 
 class Found(NamedTuple):
@@ -48,6 +53,9 @@ class Ruleset:
 
     def __init__(self, rules: tuple[Rule, ...]) -> None:
         self._rules = tuple((rule, latin(rule.pattern)) for rule in rules)
+        words = tuple(dict.fromkeys(rule.word for rule in rules if rule.word))
+        self._word = latin(b"|".join(b"(?i:%s)" % word.removeprefix(b"(?i)") for word in words)) if words else None
+        self._named: dict[bytes, bool] = {}
         self._any = PatternSet([rule.pattern for rule in rules], latin=True)
         self.viable = viable(tuple(rule.pattern for rule in rules))
 
@@ -56,10 +64,14 @@ class Ruleset:
         cut = hold
         found: list[tuple[int, int, int, str]] = []
         taken: list[tuple[int, int]] = []
-        for index in self._any.match(data[max(0, start - 1) :] if start else data):
+        matching = self._any.match(data)
+        worded = not final or not matching or self._has_word(data, context)
+        for index in matching:
             rule, pattern = self._rules[index]
+            if rule.word and not worded:
+                continue
             place = start
-            while (match := pattern.search(data, place)) is not None:
+            while len(data) - place >= _LEAST and (match := pattern.search(data, place)) is not None:
                 begin, stop = match.span()
                 if begin >= hold:
                     break
@@ -78,6 +90,17 @@ class Ruleset:
                 if begin < cut < stop:
                     cut = begin
         return _merge(found, cut), cut
+
+    def _has_word(self, data: bytes, context: bytes) -> bool:
+        """Whether a word stands there, or in the field's name, without which some rules confirm nothing."""
+        if self._word is None:
+            return False
+        named = self._named.get(context)
+        if named is None:
+            named = self._word.search(context) is not None
+            if len(self._named) < _NAMES:
+                self._named[context] = named
+        return named or self._word.search(data) is not None
 
 
 TOKENS = Ruleset((TOKEN,))

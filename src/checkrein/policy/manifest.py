@@ -75,8 +75,18 @@ class Limit(msgspec.Struct, frozen=True):
     review_above: int | float
 
 
+#: what a field may be declared to hold; all of these are redacted whole, as `pii.person_name` and so on
+PERSONAL = (
+    "person_name", "address", "birth_date", "email", "phone", "card", "iban", "ssn", "national_id", "driver_license",
+    "passport", "ip",
+)  # fmt: skip
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """One tool. `input` is every argument it takes; `control` those whose provenance is checked."""
+    """One tool. `input` is every argument it takes; `control` those whose provenance is checked.
+
+    `personal` says of members of arguments and results, at any depth, that they hold personal data, and of what class.
+    """
 
     name: str
     effects: tuple[Effect, ...]
@@ -84,6 +94,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     control: tuple[str, ...] = ()
     limits: dict[str, Limit] = {}
     output: dict[str, Trust] = {}
+    personal: dict[str, str] = {}
     intents: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     description: str = ""
@@ -162,7 +173,7 @@ class Manifests(msgspec.Struct, frozen=True):
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-/:]*")
 _ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
-_MEMBERS = ("effects", "input", "control", "limits", "output", "intents", "labels", "description")
+_MEMBERS = ("effects", "input", "control", "limits", "output", "personal", "intents", "labels", "description")
 
 
 class ManifestReader(Checker):
@@ -209,6 +220,7 @@ class ManifestReader(Checker):
             control=self.control(value.get("control", []), (*path, "control"), input),
             limits=self.limits(value.get("limits", {}), (*path, "limits"), input),
             output=self.output(value.get("output", {}), (*path, "output")),
+            personal=self.personal(value.get("personal", {}), (*path, "personal")),
             intents=self.intents(value.get("intents", []), (*path, "intents")),
             labels=tuple(text for _, text in self.texts(value.get("labels", []), (*path, "labels"), "list texts")),
             description=description,
@@ -281,6 +293,16 @@ class ManifestReader(Checker):
                 found[name] = Trust(trust)
             else:
                 self.complain((*path, name), f"`{name[:80]}` is neither trusted nor untrusted", hint)
+        return found
+
+    def personal(self, value: object, path: Path) -> dict[str, str]:
+        hint = f"write `customer: person_name`; known: {', '.join(PERSONAL)}"
+        found = {}
+        for name, cls in self.mapping(value, path, hint).items():
+            if isinstance(cls, str) and cls.removeprefix("pii.") in PERSONAL:
+                found[name] = f"pii.{cls.removeprefix('pii.')}"
+            else:
+                self.complain((*path, name), f"`{name[:80]}` is of no known class of personal data", hint)
         return found
 
     def intents(self, value: object, path: Path) -> tuple[str, ...]:

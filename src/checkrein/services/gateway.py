@@ -408,7 +408,8 @@ class Gateway:
     def _redact(self, request: Request, decision: Decision, placeholders: Placeholders) -> Request:
         if decision.outcome is not Outcome.ALLOW_WITH_REDACTION:
             return request
-        clean = redact_json(request.action.input, decision.redact, placeholders)
+        detectors = self._pdp.detectors(request, decision)
+        clean = redact_json(request.action.input, decision.redact, placeholders, detectors=detectors)
         properties = {**request.action.properties, "input": clean}
         action = msgspec.structs.replace(request.action, properties=properties)
         return msgspec.structs.replace(request, action=action)

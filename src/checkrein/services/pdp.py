@@ -12,6 +12,7 @@ import msgspec
 
 from checkrein.decide.classify import Classifier
 from checkrein.decide.context import Situation
+from checkrein.decide.detect import Detectors
 from checkrein.decide.evaluate import PythonPolicy, evaluate
 from checkrein.decide.explain import explain
 from checkrein.flow.grant import Discharge
@@ -140,6 +141,13 @@ class Pdp:
         known = {"agent": turn.agent, "session": turn.session}
         context = {**request.context, **{name: value for name, value in known.items() if value is not None}}
         return Asked(msgspec.structs.replace(request, subject=turn.subject, context=context), turn)
+
+    def detectors(self, request: Request, made: Decision) -> Detectors:
+        """What finds personal data in this action, by the version that decided it."""
+        trial = self._trial
+        if trial is not None and trial.version.bundle.digest == made.bundle:
+            return trial.version.classifier.detectors(request)
+        return self._stable.classifier.detectors(request)
 
     def decide(
         self,
