@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from checkrein.decide.detect import BUILT_IN, EVERYTHING, covers, detect_json, texts
-from checkrein.decide.redact import Placeholders, Stream, redact_json
+from checkrein.decide.detect import BUILT_IN, EVERYTHING, covers, texts
+from checkrein.decide.redact import Placeholders, Stream, detect_json, redact_json
 from checkrein.model import Decision, Denied
 
 #: every class that is found
