@@ -87,6 +87,20 @@ def test_an_action_that_waits_for_people_counts_once_as_reviewed(system: System)
     assert counted(system).outcomes == {"require_review": 1}
 
 
+def test_what_a_model_answers_is_no_action_of_its_own(system: System):
+    answer = Request(
+        Subject("user", "alice"),
+        Action("prompt", {"direction": "answer", "input": {"model": "gpt", "chars": 10, "found": {}}}),
+        Resource("model", "gpt"),
+    )
+    ask(system, answer, request(path="/a"))
+    (record, _) = system.store.records(RecordQuery(kinds=("decision",)))
+    assert record.body["action"]["direction"] == "answer"
+    assert counted(system).actions == {"read_file": 1}
+    asked = cases({"request": msgspec.to_builtins(answer)}, {"prompt": "hello"})
+    assert seen.golden(asked, decide(system)).count == 1
+
+
 def test_only_the_time_asked_for_is_counted(system: System):
     ask(system, request(path="/a"))
     (first,) = system.store.records(RecordQuery(kinds=("decision",)))
@@ -399,6 +413,7 @@ def test_a_server_compares_by_itself(folder: Path, monkeypatch: pytest.MonkeyPat
             while (found := drift.last(system.store)) is None or not found.outcome:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
+        assert system.vitals().drift == found
     finally:
         system.close()
     assert (found.cases, found.outcome) == (1, "not_enough_evidence")

@@ -29,6 +29,7 @@ from checkrein.model import (
     Subject,
 )
 from checkrein.ports import Row, Save, Unit
+from checkrein.services import drift
 from checkrein.services.live import BUCKETS_US, Live
 from checkrein.services.outbox import ROOM
 from checkrein.web import metrics
@@ -139,6 +140,18 @@ async def test_gauges_say_how_the_store_stands(system: System, server: str, key:
     assert found("checkrein_policy_info", bundle=system.pdp.bundle.digest) == 1
     while (await scrape(server, key))("checkrein_ledger_unsigned_records"):
         await asyncio.sleep(0.05)  # the keeper signs every second
+
+
+@pytest.mark.parametrize(("outcome", "value"), [("drift", 1), ("no_drift", 0), ("not_enough_evidence", None)])
+async def test_the_last_drift_report_is_told_unless_it_could_not_tell(
+    system: System, server: str, key: str, outcome: str, value: int | None
+):
+    assert (await scrape(server, key))("checkrein_drift_report_timestamp_seconds") is None
+    made = drift.Last(ran_us=5_000_000, outcome=outcome)
+    row = Row(drift.ROOM, drift.ROW, 1, outcome, "", msgspec.json.encode(made))
+    system.store.commit(Unit((), (Save(row, 0),))).result()
+    found = await scrape(server, key)
+    assert (found("checkrein_drifted"), found("checkrein_drift_report_timestamp_seconds")) == (value, 5)
 
 
 async def test_the_rollout_under_way_is_told_with_its_stage(system: System, server: str, key: str):

@@ -169,6 +169,7 @@ FIELDS = (
         (To("gen_ai.request.model", when="prompt"), To("checkrein.resource.id")),
         "OCSF's `ai_model` needs a provider, which a record does not name",
     ),
+    _own("body.action.direction"),
     _own("body.input_hmac", _COMMITMENT),
     _own("body.input_bytes"),
     Field("body.caller", (To("src_endpoint.uid", form="text"),), (To("checkrein.caller"),)),

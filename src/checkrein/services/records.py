@@ -19,6 +19,7 @@ from checkrein.ledger import Draft
 from checkrein.ledger.record import commitment
 from checkrein.model import Decision, Request
 from checkrein.model.json import JsonObject, canonical, fold
+from checkrein.model.request import ANSWER
 from checkrein.ports import PAYLOAD_ALG, Payload
 
 #: free text in a record is cut to this many characters
@@ -39,7 +40,8 @@ def _actor(request: Request) -> dict[str, object]:
 
 def _action(request: Request) -> dict[str, object]:
     resource = {"type": cut(request.resource.type), "id": cut(request.resource.id)}
-    return {"name": cut(request.action.name), "resource": resource}
+    direction = {"direction": ANSWER} if request.is_answer else {}
+    return {"name": cut(request.action.name), "resource": resource, **direction}
 
 
 def arguments(request: Request) -> bytes:

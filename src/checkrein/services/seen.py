@@ -9,7 +9,7 @@ import msgspec
 from checkrein.flow.drift import Acted, Seen
 from checkrein.ledger import Record
 from checkrein.model import Decision, LedgerInvalid, Outcome, Request
-from checkrein.model.request import PROMPT
+from checkrein.model.request import ANSWER, PROMPT
 from checkrein.ports import RecordQuery, Store
 from checkrein.services.golden import UNNAMED, Golden
 from checkrein.services.records import arguments
@@ -22,6 +22,7 @@ class _Resource(msgspec.Struct, frozen=True, gc=False):
 
 class _Action(msgspec.Struct, frozen=True, gc=False):
     name: str = ""
+    direction: str = ""
     resource: _Resource = _Resource()
 
 
@@ -58,7 +59,7 @@ def production(store: Store, since_us: int = 0, until_us: int = 0) -> Iterator[t
     """Every action that was decided in this time, each once.
 
     One that waits for people is decided when it is asked, each time it is asked again, and when it is released: it
-    counts the first time, as reviewed.
+    counts the first time, as reviewed. What a model answers is no action of its own.
     """
     waiting: set[str] = set()
     for record in store.records(RecordQuery(kinds=("decision",), since_us=since_us, until_us=until_us)):
@@ -66,6 +67,8 @@ def production(store: Store, since_us: int = 0, until_us: int = 0) -> Iterator[t
             body = _decoder.decode(record.data).body
         except (ValueError, RecursionError) as error:
             raise LedgerInvalid(f"record {record.seq} cannot be read", hint="run `checkrein audit verify`") from error
+        if body.action.direction == ANSWER:
+            continue
         outcome, approval = body.decision.outcome, body.approval.id
         if approval:
             if approval in waiting:
@@ -81,6 +84,8 @@ def golden(cases: Sequence[Golden], decide: Callable[[Request], Decision]) -> Se
     """The golden cases, as the policies decide them now."""
     seen = Seen()
     for case in cases:
+        if case.request.is_answer:
+            continue
         request, made = case.request, decide(case.request)
         target = f"{request.resource.type}/{request.resource.id}"
         if request.action.name == PROMPT and request.resource.id == UNNAMED:

@@ -10,6 +10,7 @@ from checkrein.ledger.checkpoint import Checkpoint
 from checkrein.ports import Clock, Store
 from checkrein.services.approvals import Approvals
 from checkrein.services.arms import Arms
+from checkrein.services.drift import Last, last
 from checkrein.services.outbox import Deliveries
 
 
@@ -42,6 +43,7 @@ class Vitals(msgspec.Struct, frozen=True, kw_only=True):
     failing: int
     warnings: int
     bundle: str
+    drift: Last | None = None
 
 
 def vitals(
@@ -70,6 +72,7 @@ def vitals(
         failing=failing,
         warnings=warnings,
         bundle=bundle,
+        drift=last(store),
     )
 
 

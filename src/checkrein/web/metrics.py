@@ -135,6 +135,14 @@ def _vital(found: Vitals) -> Iterator[Metric]:
     if found.stage:
         stage.add_metric((found.stage.id, found.stage.kind, found.stage.state), found.stage.percent)
     yield stage
+    drifted = GaugeMetricFamily("checkrein_drifted", "1 if the last drift report found any; absent if it cannot tell.")
+    if found.drift and (found.drift.drifted or found.drift.settled):
+        drifted.add_metric([], found.drift.drifted)
+    yield drifted
+    reported = GaugeMetricFamily("checkrein_drift_report_timestamp_seconds", "When the last drift report was made.")
+    if found.drift and found.drift.ran_us:
+        reported.add_metric([], found.drift.ran_us / 1e6)
+    yield reported
     waiting = GaugeMetricFamily("checkrein_webhook_waiting_records", "Records to be told.", labels=("webhook",))
     aside = GaugeMetricFamily("checkrein_webhook_put_aside_records", "Records it refused.", labels=("webhook",))
     failing = GaugeMetricFamily("checkrein_webhook_failing", "1 while it takes nothing.", labels=("webhook",))
