@@ -18,7 +18,7 @@ from checkrein.compose import SystemClock
 from checkrein.flow.rollout import Rollout, State, on_canary
 from checkrein.ledger import Record
 from checkrein.ports import RecordQuery
-from checkrein.services.arms import ROOM, load
+from checkrein.services.arms import ROOM
 from checkrein.services.keys import Keys
 from checkrein.storage.files import DataDir
 from checkrein.storage.sqlite import SqliteStore
@@ -65,7 +65,7 @@ class Ledger:
             rows = [reader.row(ROOM, id)] if id else reader.rows(ROOM)
         (row,) = rows
         assert row is not None
-        return load(row)
+        return row.read(Rollout)
 
     def records(self, *kinds: str, after_seq: int = -1) -> list[Record]:
         with closing(SqliteStore.open_readonly(self.files)) as reader:

@@ -325,3 +325,25 @@ def test_a_server_that_is_killed_in_the_shadow_goes_on_shadowing(
         ask(second.url, keys, times=STAGE_COUNT // len(keys) + 1)
         until(lambda: ended(ledger, id, 0), "it goes on")
     assert json.loads(cli("rollout", "status", "--dir", folder, "-o", "json").out)["percent"] == 10
+
+
+# --- what people steer ----------------------------------------------------------------------------------------
+
+
+def test_people_steer_the_one_under_way_and_take_back_the_one_promoted_last(
+    folder: Path, versions: tuple[FakeModel, FakeModel], cli: Run
+):
+    id = start_v2(cli, folder)
+    for verb, state, percent in (
+        ("pause", "paused", 10),
+        ("resume", "live", 10),
+        ("promote", "promoted", 100),
+        ("undo", "undone", 0),
+    ):
+        ran = cli("rollout", verb, "--reason", "we say so", "--dir", folder, "-o", "json")
+        assert ran.code == 0, ran.err
+        assert (ran.json()["id"], ran.json()["state"], ran.json()["percent"]) == (id, state, percent)
+    told = [record.body["detail"]["why"] for record in Ledger(folder).records("rollout.step")]  # type: ignore[index]
+    assert sum("we say so" in why[0] for why in told[1:]) == 4
+    assert cli("rollout", "undo", "--dir", folder).err.startswith("error: no rollout was promoted")
+    assert cli("rollout", "abort", "--dir", folder).code == 1

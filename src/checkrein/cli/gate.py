@@ -49,9 +49,11 @@ Answers = Mapping[str, Sequence["Answered"]]
 @app.command(
     short_help="Run both on the golden cases, and judge.",
     epilog=examples(
-        "checkrein gate run --champion upstream:default/gpt-5 --challenger upstream:next/gpt-6 --dir governance",
-        "checkrein gate run --champion python:agents:old --challenger python:agents:new --report gate.md",
-        "checkrein gate run --challenger candidate --dir governance      a policy folder, against what runs",
+        "checkrein gate run --champion upstream:default/gpt-5 \\",
+        "                   --challenger upstream:next/gpt-6 --dir governance",
+        "checkrein gate run --champion python:agents:old \\",
+        "                   --challenger python:agents:new --report gate.md",
+        "checkrein gate run --challenger candidate      policies, against the present",
     ),
 )
 def run(
@@ -81,7 +83,7 @@ def run(
       python:module:function    a function of a list of messages
       command:./agent --quiet   reads {"messages": [...]}, writes its answer
       run:FILE                  an earlier run, or one that `gate import` wrote
-      a folder                  a governance folder, whose policies shall be rolled out
+      a folder                  a governance folder, with the policies to roll out
 
     Limits stand under `[gate]` in checkrein.toml. Every limit must be kept surely, not only in the sample: else the
     verdict is `not enough evidence`, with the number of cases that would settle it. A run that broke off goes on where
@@ -256,7 +258,7 @@ def _show(made: Report, answers: Answers, output: Output) -> None:
 
 @app.command(
     short_help="What was answered otherwise in another run.",
-    epilog=examples("checkrein gate diff .checkrein/gates/run_1.jsonl .checkrein/gates/run_2.jsonl"),
+    epilog=examples("cd governance/.checkrein/gates", "checkrein gate diff run_1a2b.jsonl run_3c4d.jsonl"),
 )
 def diff(
     before: Annotated[Path, typer.Argument(metavar="RUN", help="A run's file.")],

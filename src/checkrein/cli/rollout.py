@@ -39,7 +39,7 @@ app = typer.Typer(
 )
 WATCH_EVERY_S = 1.0
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="The rollout.", show_default="the one under way")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="The rollout.", show_default="the one under way, or the last")]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why; it is recorded.")]
 
 
@@ -47,7 +47,8 @@ Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why; it is recorded."
     short_help="Begin a rollout.",
     epilog=examples(
         "checkrein rollout start candidate --verdict gat_1a2b... --dir governance",
-        "checkrein rollout start --upstream default --to default-v2 --verdict gat_1a2b... --dir governance",
+        "checkrein rollout start --upstream default --to default-v2 \\",
+        "                        --verdict gat_1a2b... --dir governance",
     ),
 )
 def start(
@@ -158,34 +159,61 @@ def watch(id: Id = "", dir: Dir = HERE, data: Data = None) -> None:
             time.sleep(WATCH_EVERY_S)
 
 
-def _verb(name: str, event: str, short: str, long: str) -> None:
-    """The verbs that people steer with differ only in what happens."""
+def _verb(name: str, event: str, reason: str, short: str, long: str) -> None:
+    """The verbs that people steer with differ only in what happens; `reason` is an example of why."""
 
     def act(
         id: Id = "", reason: Reason = "", dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE
     ) -> None:
-        from checkrein.flow.rollout import Event
-
         with system(dir, data) as opened:
-            chosen = _last_promoted(opened, id) if name == "undo" else _the(opened, id)
-            moved = opened.rollouts.act(chosen.id, Event[event], by=operator(), reason=reason)
-        if output is Output.JSON:
-            print_json(_public(moved))
-        else:
-            say(f"{moved.id}: {_where(moved)}")
+            _steer(opened, _the(opened, id), event, reason, output)
 
-    act.__doc__ = long
-    epilog = examples(f"checkrein rollout {name} --reason 'agreed' --dir governance")
+    epilog = examples(f"checkrein rollout {name} --reason '{reason}' --dir governance")
     app.command(name, short_help=short, help=long, epilog=epilog)(act)
 
 
-_verb("pause", "PAUSE", "Stay at this stage.", "Stay at this stage. What goes wrong is still rolled back.")
-_verb("resume", "RESUME", "Go on after a pause.", "Go on after a pause; the stage is counted from its beginning.")
 _verb(
-    "promote", "PROMOTE", "Go to the end at once.", "Give all traffic to the canary at once, whatever the stages say."
+    *("pause", "PAUSE", "the release waits", "Stay at this stage."),
+    "Stay at this stage. What goes wrong is still rolled back.",
 )
-_verb("abort", "ABORT", "Give it up.", "Give all traffic back to the stable version, at once.")
-_verb("undo", "UNDO", "Take a promotion back.", "Put the version from before a promotion in its place again, at once.")
+_verb(
+    *("resume", "RESUME", "the release goes on", "Go on after a pause."),
+    "Go on after a pause; the stage is counted from its beginning.",
+)
+_verb(
+    *("promote", "PROMOTE", "agreed in the review", "Go to the end at once."),
+    "Give all traffic to the canary at once, whatever the stages say.",
+)
+_verb(
+    *("abort", "ABORT", "the vendor withdrew it", "Give it up."),
+    "Give all traffic back to the stable version, at once.",
+)
+
+
+@app.command(
+    short_help="Take a promotion back.",
+    epilog=examples("checkrein rollout undo --reason 'it answers in French' --dir governance"),
+)
+def undo(
+    id: Annotated[str, typer.Argument(metavar="ID", help="The rollout.", show_default="the one promoted last")] = "",
+    reason: Reason = "",
+    dir: Dir = HERE,
+    data: Data = None,
+    output: Format = Output.TABLE,
+) -> None:
+    """Put the version from before a promotion in its place again, at once."""
+    with system(dir, data) as opened:
+        _steer(opened, _last_promoted(opened, id), "UNDO", reason, output)
+
+
+def _steer(opened: System, chosen: Rollout, event: str, reason: str, output: Output) -> None:
+    from checkrein.flow.rollout import Event
+
+    moved = opened.rollouts.act(chosen.id, Event[event], by=operator(), reason=reason)
+    if output is Output.JSON:
+        print_json(_public(moved))
+    else:
+        say(f"{moved.id}: {_where(moved)}")
 
 
 def _the(opened: System, id: str) -> Rollout:

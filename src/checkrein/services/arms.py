@@ -13,7 +13,7 @@ import msgspec
 
 from checkrein.flow import rollout as flow
 from checkrein.flow.rollout import Kind, Rollout, State, on_canary
-from checkrein.model import LedgerInvalid, Request
+from checkrein.model import Request
 from checkrein.policy.bundle import Bundle
 from checkrein.ports import Row, Save, Store
 from checkrein.services.pdp import CANARY, STABLE, Part, Pdp, Trial, Version, unit
@@ -69,7 +69,7 @@ class Arms:
         """The rollout that is under way."""
         for state in flow.ACTIVE:
             for row in self._store.rows(ROOM, state=state.value, limit=1):
-                return load(row)
+                return row.read(Rollout)
         return None
 
     def sync(self) -> None:
@@ -129,11 +129,3 @@ def _chain(promotions: Mapping[str, str], name: str) -> list[str]:
 
 def _followed(promotions: Mapping[str, str], name: str) -> str:
     return _chain(promotions, name)[-1]
-
-
-def load(row: Row) -> Rollout:
-    """A stored rollout."""
-    try:
-        return msgspec.json.decode(row.body, type=Rollout)
-    except msgspec.MsgspecError as error:
-        raise LedgerInvalid(f"rollout `{row.id}` cannot be read", hint="restore the store from a backup") from error

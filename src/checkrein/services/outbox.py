@@ -79,13 +79,7 @@ class Deliveries:
 
     def of(self, name: str) -> Delivery | None:
         row = self._store.row(ROOM, name)
-        if row is None:
-            return None
-        try:
-            return msgspec.json.decode(row.body, type=Delivery)
-        except msgspec.MsgspecError as error:
-            hint = "restore the store from a backup"
-            raise LedgerInvalid(f"how far `{name}` is cannot be read", hint=hint) from error
+        return row.read(Delivery) if row else None
 
     def begun(self, name: str, *, from_start: bool) -> Delivery:
         """The delivery to a destination; one that is new begins here."""

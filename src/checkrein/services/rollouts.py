@@ -33,7 +33,7 @@ from checkrein.model.requirement import Requirement
 from checkrein.model.risk import Level, Risk
 from checkrein.ports import Clock, RecordQuery, Row, Save, Store, Unit
 from checkrein.services import approvals, records
-from checkrein.services.arms import ROOM, Arms, load
+from checkrein.services.arms import ROOM, Arms
 from checkrein.services.counting import KINDS, count
 
 STEP, ROLLBACK, VERDICT = "rollout.step", "rollout.rollback", "gate.verdict"
@@ -125,7 +125,7 @@ class Rollouts:
         """Every rollout, the newest first."""
         found, after = [], ""
         while rows := self._store.rows(ROOM, after=after, limit=500):
-            found += [load(row) for row in rows]
+            found += [row.read(Rollout) for row in rows]
             after = rows[-1].id
         return sorted(found, key=lambda rollout: rollout.created_us, reverse=True)
 
@@ -134,7 +134,7 @@ class Rollouts:
         row = self._store.row(ROOM, id)
         if row is None:
             raise NotFound(f"no rollout `{id[:80]}`", hint="`checkrein rollout list` shows the ids")
-        return load(row)
+        return row.read(Rollout)
 
     def _check_verdict(self, kind: Kind, stable: str, canary: str, verdict: str) -> None:
         """A verdict covers exactly the pair it was about."""
