@@ -127,6 +127,17 @@ def test_a_review_that_ends_as_it_was_asked_for_was_a_wrongful_interruption(stor
     assert (found.value, found.standing) == (0.75, Standing.NO_TARGET)
 
 
+def test_a_review_in_which_people_edited_the_action_was_of_use_and_is_one_review(system: System):
+    mail = {"to": "press@example.com", "subject": "News", "body": "We are open."}
+    request = Request(Subject("user", "erin"), Action("send_email", {"input": mail}), Resource("tool", "send_email"))
+    asked = system.approvals.get(system.gateway.evaluate_sync(request, caller="tests").approval_id)
+    edited = system.edits.edit(asked.id, {**mail, "to": "all@example.com"}, editor="bob", auth="tests")
+    system.approvals.vote(edited.id, voter="carol", approve=True, auth="tests")
+    found = {each.name: each for each in system.measured().measures}
+    assert found["wrongful_interruptions"].value == 0
+    assert found["review_load"].how == "1 reviews of 1 actions with side effects"
+
+
 def test_latency_is_told_by_nearest_ranks(store: MemoryStore):
     write(store, *(decision(number, took_us=number * 1000) for number in range(1, 101)))
     found = [measured(store, f"decision_latency_p{percent}") for percent in (50, 95, 99)]

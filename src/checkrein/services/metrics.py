@@ -210,6 +210,7 @@ def _review_load(tally: _Tally, known: Known, targets: Targets) -> Measure:
     agents = tally.actions("decision")
     calls = {action for action in agents if known.has_side_effects(action)}
     asked = tally.of("approval.requested", where=lambda counted: counted.action in agents)
+    asked = max(asked - tally.of("approval.edited"), 0)  # an edit makes another approval of the same review
     settled = tally.of("decision", outcomes=(*_RUNS, Outcome.DENY.wire), where=lambda counted: counted.action in calls)
     agreed = tally.of("approval.used", where=lambda counted: counted.action in calls)
     actions = max(settled - agreed, 0) + asked
@@ -223,15 +224,16 @@ def _review_load(tally: _Tally, known: Known, targets: Targets) -> Measure:
 
 
 def _wrongful(ledger: Ledger, tally: _Tally, query: RecordQuery, targets: Targets) -> Measure:
-    """Reviews that ended with the very action being approved. An approval binds each argument, so none is changed."""
+    """Reviews that ended with the very action being approved that was asked for: people had nothing to add."""
     kind = "approval.decided"
     decided = tally.of(kind)
     seen = ledger.sample(kind, SAMPLE, query) if decided else []
-    approved = sum(_member(record.body, "approval").get("state") == "approved" for record in seen)
-    how = f"{approved:,} of {len(seen):,} reviews that people decided approved the action unchanged"
+    ends = [_member(record.body, "approval") for record in seen]
+    unchanged = sum(end.get("state") == "approved" and not end.get("edits") for end in ends)
+    how = f"{unchanged:,} of {len(seen):,} reviews that people decided approved the action unchanged"
     return Measure(
         name="wrongful_interruptions",
-        value=_share(approved, len(seen)),
+        value=_share(unchanged, len(seen)),
         target=targets.wrongful_interruptions,
         how=how + _drawn(seen, decided) if decided else "people decided no review",
     )

@@ -219,6 +219,7 @@ def approval(kind: str, row: Approval, *, key: bytes) -> Draft:
                 "voters": [cut(cast.voter) for cast in row.votes],
                 "simulated": any(cast.simulated for cast in row.votes),
                 **({"broken_by": cut(row.broken.by)} if row.broken else {}),
+                **({"edits": row.edits} if row.edits else {}),
             },
         },
     )
