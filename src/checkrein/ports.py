@@ -17,6 +17,7 @@ import msgspec
 
 from checkrein.ledger import Draft, Head, Record
 from checkrein.model import CheckreinError, LedgerInvalid, Request, Subject
+from checkrein.model.json import MAX_INTEGER
 from checkrein.model.retention import Retention
 
 _Noun = TypeVar("_Noun")
@@ -111,6 +112,21 @@ class Store(Protocol):
 
     def rows(self, room: str, *, state: str = "", lookup: str = "", after: str = "", limit: int = 100) -> list[Row]:
         """Rows by id, ascending, after the id `after`."""
+
+    def queue(
+        self,
+        room: str,
+        state: str,
+        by: str,
+        *,
+        after: tuple[int, str] = (-1, ""),
+        until: int = MAX_INTEGER,
+        limit: int = 100,
+    ) -> list[Row]:
+        """Rows in this state by the number `by` in their bodies, then by id: after this place, up to this number.
+
+        For approvals: `created_us` and `deadline_us`, without looking at any other row.
+        """
 
     def records(self, query: RecordQuery) -> Iterator[Record]: ...
 

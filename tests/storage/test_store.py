@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
 from concurrent.futures import wait
@@ -123,6 +124,24 @@ def test_rows_are_found_by_state_and_lookup_page_by_page(store: Store, made: Mad
     assert ids(lookup="l0", state="open") == ["03", "09"]
     assert ids(after="03", limit=3) == ["04", "05", "06"]
     assert ids(state="open", after="09") == ["11"]
+
+
+def test_rows_are_queued_by_a_number_in_their_bodies_then_by_id(store: Store) -> None:
+    def row(id: str, created: int, state: str = "pending") -> Save:
+        body = json.dumps({"created_us": created, "deadline_us": 100}).encode()
+        return Save(Row("approval", id, 1, state, "", body), 0)
+
+    rows = (row("c", 5), row("a", 7), row("b", 5), row("d", 6, "denied"))
+    store.commit(Unit(saves=(*rows, Save(Row("approval", "z", 1, "pending", "", b"no JSON"), 0)))).result()
+
+    def ids(by: str = "created_us", **query: Any) -> list[str]:
+        return [row.id for row in store.queue("approval", "pending", by, **query)]
+
+    assert ids() == ["z", "b", "c", "a"]  # what cannot be read comes first, so that it is noticed
+    assert ids(limit=2) == ["z", "b"]
+    assert ids(after=(5, "b")) == ["c", "a"]
+    assert ids(after=(4, ""), until=5) == ["b", "c"]
+    assert ids("deadline_us") == ["z", "a", "b", "c"]
 
 
 def test_records_are_found_by_every_facet(store: Store, made: Made) -> None:

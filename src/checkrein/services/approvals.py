@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import heapq
 import hmac
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from itertools import islice
 
 import msgspec
 
@@ -28,7 +30,7 @@ from checkrein.flow.approval import (
 )
 from checkrein.ledger import Draft, Record
 from checkrein.model import ApiKey, Decision, NotFound, PolicyInvalid, Request, StoreConflict, StoreUnavailable
-from checkrein.model.json import canonical, fold
+from checkrein.model.json import MAX_INTEGER, canonical, fold
 from checkrein.model.people import People
 from checkrein.model.requirement import Terms, combine
 from checkrein.ports import Clock, Row, Save, Store, Unit
@@ -44,6 +46,8 @@ ATTEMPTS = 32
 MIN_HASH = 12
 #: edits of edits that are followed
 MAX_EDITS = 64
+#: approvals that are read at once
+PAGE = 200
 NOBODY = People()
 #: why policy denies an action by now, or an empty string
 Denies = Callable[[Approval], str]
@@ -98,6 +102,10 @@ def view(approval: Approval) -> dict[str, object]:
 def shown_hash(approval: Approval) -> str:
     """SHA-256 (hex) of the view."""
     return hashlib.sha256(canonical(fold(view(approval)))).hexdigest()
+
+
+def _age(approval: Approval) -> tuple[int, str]:
+    return approval.created_us, approval.id
 
 
 def seen(approval: Approval, given: str) -> str:
@@ -209,17 +217,23 @@ class Approvals:
         raise NotFound(what, hint=hint)
 
     def all(self, state: State | None = State.PENDING, limit: int = 1000) -> list[Approval]:
-        """In this state as people should see it (`None`: in any), oldest first.
+        """The first `limit` of `listed`."""
+        return [*islice(self.listed(state), limit)]
 
-        What is past its deadline is `expired` here even while the store cannot be written to sweep it.
+    def listed(self, state: State | None = State.PENDING, after: tuple[int, str] = (-1, "")) -> Iterator[Approval]:
+        """In this state as people should see it (`None`: in any), oldest first, after this time and id.
+
+        What is past its deadline is `expired` here even while the store cannot be written to sweep it. Read page by
+        page, as far as somebody takes them.
         """
         with contextlib.suppress(StoreUnavailable):  # who waits for what must be seen on a full disk too
             self.sweep()
         now_us = self._clock.now_us()
-        stored = (State.PENDING, State.APPROVED, State.EXPIRED) if state is State.EXPIRED else (state,)
-        each = (approval for one in stored for page in self._pages(one) for approval in page)
-        found = [approval for approval in each if state in (None, approval.status(now_us))]
-        return sorted(found, key=lambda approval: approval.created_us)[:limit]
+        stored = (
+            (State.PENDING, State.APPROVED, State.EXPIRED) if state is State.EXPIRED else (state,) if state else State
+        )
+        each = heapq.merge(*(self._queue(one, "created_us", after) for one in stored), key=_age)
+        return (approval for approval in each if state in (None, approval.status(now_us)))
 
     def vote(
         self,
@@ -375,11 +389,12 @@ class Approvals:
         A sweeper that never runs lets nothing through: the deadline is checked at the vote and at the start too.
         """
         now_us = self._clock.now_us()
-        return sum(
-            self._expire([approval for approval in page if approval.due(now_us)], now_us)
-            for state in (State.PENDING, State.APPROVED)
-            for page in self._pages(state)
-        )
+        expired = 0
+        for state in (State.PENDING, State.APPROVED):
+            due = self._queue(state, "deadline_us", until=now_us)
+            while page := [*islice(due, PAGE)]:
+                expired += self._expire((approval for approval in page if approval.due(now_us)), now_us)
+        return expired
 
     def _expire(self, due: Iterable[Approval], now_us: int) -> int:
         """Submitted together, so that the store can write many in one transaction."""
@@ -401,10 +416,19 @@ class Approvals:
         """How many are stored as pending; those past their deadline leave at the next `sweep`."""
         return sum(len(page) for page in self._pages(State.PENDING))
 
+    def _queue(
+        self, state: State, by: str, after: tuple[int, str] = (-1, ""), until: int = MAX_INTEGER
+    ) -> Iterator[Approval]:
+        """What is stored in this state, in the order of this member, read page by page."""
+        while stored := self._store.queue(ROOM, state.value, by, after=after, until=until, limit=PAGE):
+            for approval in map(load, stored):
+                yield approval
+                after = (getattr(approval, by), approval.id)
+
     def _pages(self, state: State | None, action_hash: str = "") -> Iterator[list[Approval]]:
         """Every approval that is stored in this state (`None`: in any), of this action if one is given, by id."""
         wanted, after = state.value if state else "", ""
-        while stored := self._store.rows(ROOM, state=wanted, lookup=action_hash, after=after, limit=500):
+        while stored := self._store.rows(ROOM, state=wanted, lookup=action_hash, after=after, limit=PAGE):
             after = stored[-1].id
             yield [load(row) for row in stored]
 

@@ -19,9 +19,9 @@ import apsw
 from checkrein.ledger.rotation import KIND
 from checkrein.ledger.tree import Frontier
 from checkrein.model import CheckreinError, ConfigError, LedgerInvalid, StoreUnavailable
-from checkrein.storage import shapes
+from checkrein.storage import queues, shapes
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 #: "CHKR", so that another program's database is never mistaken for a ledger
 _APPLICATION = 0x43484B52
 SPINE_STEP = 256
@@ -83,8 +83,10 @@ def _make_tables(connection: apsw.Connection, path: Path) -> None:
             connection.execute(_SCHEMA)
             connection.execute("INSERT INTO head VALUES (1, ?, 0)", (Frontier().to_bytes(),))
             connection.pragma("application_id", _APPLICATION)
-        if version < SCHEMA_VERSION:
+        if version < shapes.SINCE_VERSION:
             shapes.prepare(connection)
+        if version < SCHEMA_VERSION:
+            queues.prepare(connection)
             connection.pragma("user_version", SCHEMA_VERSION)
 
 
@@ -100,6 +102,7 @@ def expected_schema() -> dict[str, str]:
     try:
         connection.execute(_SCHEMA)
         shapes.prepare(connection)
+        queues.prepare(connection)
         return schema(connection)
     finally:
         connection.close()

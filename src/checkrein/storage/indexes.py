@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import apsw
 import msgspec
 
-from checkrein.storage import shapes
+from checkrein.storage import queues, shapes
 from checkrein.storage.database import expected_schema, schema
 
 #: what is listed; a ruined file has thousands
@@ -30,6 +30,8 @@ def _tables(connection: apsw.Connection) -> list[str]:
     found, expected = schema(connection), expected_schema()
     if _is_old(connection):
         expected = {name: sql for name, sql in expected.items() if not name.startswith("shape")}
+    if connection.pragma("user_version") < queues.SINCE_VERSION:
+        expected = {name: sql for name, sql in expected.items() if not name.startswith("queue_")}
     wrong = [name for name in expected if found.get(name) != expected[name]]
     return [f"`{name}` in the database is missing or not as it was made" for name in wrong]
 

@@ -10,11 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
+import msgspec
+
 from checkrein.ledger import Head, Record
 from checkrein.ledger.record import Facets, Prepared, place, policies, prepare
 from checkrein.ledger.tree import Frontier, leaf_hash
 from checkrein.ledger.verify import Entry, Snapshot
 from checkrein.model import StoreConflict, StoreUnavailable
+from checkrein.model.json import MAX_INTEGER
 from checkrein.ports import Changes, Clock, Counted, RecordQuery, Row, Save, Unit
 from checkrein.storage.shapes import SPACE, SPREAD, draw_below
 from checkrein.storage.units import Randomness, Stamper, Written, checked, conflict, unrecordable
@@ -62,6 +65,22 @@ class MemoryStore:
                 if row.room == room and row.id > after and state in ("", row.state) and lookup in ("", row.lookup)
             ]
         return sorted(found, key=lambda row: row.id)[:limit]
+
+    def queue(
+        self,
+        room: str,
+        state: str,
+        by: str,
+        *,
+        after: tuple[int, str] = (-1, ""),
+        until: int = MAX_INTEGER,
+        limit: int = 100,
+    ) -> list[Row]:
+        """See `ports.Store.queue`."""
+        with self._reading():
+            rows = [row for row in self._rows.values() if row.room == room and row.state == state]
+        placed = sorted(((_number(row, by), row.id), row) for row in rows)
+        return [row for place, row in placed if after < place and place[0] <= until][:limit]
 
     def records(self, query: RecordQuery) -> Iterator[Record]:
         """Records by sequence number. `since_us` is inclusive, `until_us` exclusive."""
@@ -200,3 +219,12 @@ def _fits(record: Record, facets: Facets, query: RecordQuery) -> bool:
         and record.ts_us >= query.since_us
         and (not query.until_us or record.ts_us < query.until_us)
     )
+
+
+def _number(row: Row, member: str) -> int:
+    """A number in the row's body, or 0."""
+    try:
+        value = msgspec.json.decode(row.body).get(member, 0)
+    except (msgspec.MsgspecError, AttributeError):
+        return 0
+    return value if isinstance(value, int) else 0

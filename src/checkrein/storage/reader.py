@@ -20,8 +20,9 @@ from checkrein.ledger.section import RUN, Section
 from checkrein.ledger.tree import HASH_BYTES
 from checkrein.ledger.verify import Entry, Snapshot
 from checkrein.model import ConfigError, LedgerInvalid, StoreUnavailable
+from checkrein.model.json import MAX_INTEGER
 from checkrein.ports import RecordQuery, Row
-from checkrein.storage import shapes
+from checkrein.storage import queues, shapes
 from checkrein.storage.changes import SqliteChanges
 from checkrein.storage.database import check_version, connect, read_frontier, rotated, trouble
 from checkrein.storage.files import DataDir
@@ -70,6 +71,22 @@ class SqliteReader:
             sql, values = sql + f" AND {'+' if lookup else ''}state = ?", [*values, state]
         with self._connection() as connection:
             found = connection.execute(f"{sql} ORDER BY id LIMIT ?", (*values, limit)).fetchall()
+        return [_row(values) for values in found]
+
+    def queue(
+        self,
+        room: str,
+        state: str,
+        by: str,
+        *,
+        after: tuple[int, str] = (-1, ""),
+        until: int = MAX_INTEGER,
+        limit: int = 100,
+    ) -> list[Row]:
+        """See `ports.Store.queue`."""
+        values = (state, after[0], *after, until, limit)
+        with self._connection() as connection:
+            found = connection.execute(_ROW + queues.select(room, by), values).fetchall()
         return [_row(values) for values in found]
 
     def records(self, query: RecordQuery) -> Iterator[Record]:

@@ -41,8 +41,6 @@ BEAT_S, MAX_STREAM_S = 15.0, 600.0
 MAX_BODY, MAX_REASON = 64 * 1024, 2000
 #: events that are read in one go
 _PAGE = 500
-#: more approvals than a store holds
-_NO_LIMIT = 2**31
 _SEES_ALL = {Permission.APPROVE, Permission.AUDIT, Permission.DECIDE}
 _DECISIONS = {"approve": True, "deny": False}
 _FILTERS = ("state", "requester", "agent", "action", "risk", "after", "limit")
@@ -63,9 +61,12 @@ class ApprovalRoutes:
                 raise BadRequest(f"`{name[:80]}` is no filter", hint=f"there are {', '.join(_FILTERS)}")
         state, limit = _state(given.get("state", "pending")), _number(given, "limit", 100, 1, MAX_ROWS)
         after, now_us = _after(given.get("after", "")), self._clock.now_us()
-        stored = await asyncio.to_thread(self._approvals.all, state, _NO_LIMIT)
-        found = sorted((each for each in stored if _place(each) > after and sees(key, each)), key=_place)
-        page = [*islice((each for each in found if _fits(each, given)), limit + 1)]
+
+        def read() -> list[Approval]:
+            stored = self._approvals.listed(state, after)
+            return [*islice((each for each in stored if sees(key, each) and _fits(each, given)), limit + 1)]
+
+        page = await asyncio.to_thread(read)
         following = "{}-{}".format(*_place(page[limit - 1])) if len(page) > limit else None
         return _json({"approvals": [to_json(each, now_us) for each in page[:limit]], "next": following})
 
