@@ -252,3 +252,37 @@ def test_variables_that_nothing_reads_are_warned_of_with_what_was_meant(tmp_path
 def test_a_variable_that_holds_a_credential_is_no_mistake(tmp_path: Path) -> None:
     upstream = "[upstreams.m]\nbase_url = 'http://h'\napi_key_env = 'CHECKREIN_MODEL_KEY'"
     assert loaded(tmp_path, upstream, environ={"CHECKREIN_MODEL_KEY": SECRET}).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        ('[limits."agnt:bot"]\nconcurrency = 1', "limits.agnt:bot` is about nothing: `agnt` is nothing that acts"),
+        ('[limits."agent:"]\nconcurrency = 1', "limits.agent:` is about nothing: the agent is not named"),
+        ("[limits.agent]\nconcurrency = 1", "limits.agent` is about nothing"),
+        ('[limits."everything:x"]\nconcurrency = 1', "is about nothing"),
+        ('[limits."agent:bot"]\n', "limits.agent:bot` limits nothing"),
+        ('[limits."agent:bot"]\nconcurrency = -1', "limits.agent:bot.concurrency` is negative or too large"),
+        ('[limits."agent:bot"]\nspend_per_day = nan', "limits.agent:bot.spend_per_day` is negative or too large"),
+        ('[limits."agent:bot"]\nspend_per_day = 1e30', "limits.agent:bot.spend_per_day` is negative or too large"),
+        ('[limits."agent:bot"]\nrequests_per_minut = 1', "limits.agent:bot.requests_per_minut` is an unknown field"),
+        (
+            '[limits."agent:bot"]\nspend_per_day = 5\n[upstreams.x]\nbase_url = "http://h/v1"\nprice_in = 1.0',
+            "upstreams.x` has no price",
+        ),
+        ('[upstreams.x]\nbase_url = "http://h/v1"\nprice_in = -1.0', "upstreams.x` has a price that is none"),
+        (
+            '[upstreams.x]\nbase_url = "http://h/v1"\nprices = {m = {price_in = 1.0, price_out = inf}}',
+            "upstreams.x.prices.m` has a price that is none",
+        ),
+        ('[upstreams.x]\nbase_url = "http://h/v1"\noutput_tokens = 0', "upstreams.x.output_tokens` is not a number"),
+    ],
+)
+def test_a_limit_that_would_be_quietly_dead_is_an_error(toml: str, said: str, tmp_path: Path) -> None:
+    assert said in refused(tmp_path, toml)
+
+
+def test_limits_are_read_by_whom_they_are_for(tmp_path: Path) -> None:
+    toml = '[limits."agent:bot-*"]\nspend_per_day = 5\n[limits.everything]\nconcurrency = 0\n'
+    limits = loaded(tmp_path, toml).config.limits
+    assert (limits["agent:bot-*"].spend_per_day, limits["everything"].concurrency) == (5.0, 0)

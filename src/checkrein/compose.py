@@ -13,16 +13,20 @@ from checkrein import config as configuration
 from checkrein.config import Config, Loaded, UpstreamConfig, WebhookConfig
 from checkrein.connectors.answerers import ModelAnswerer, Price, plain_answerer
 from checkrein.connectors.http import HttpUpstream, Timeouts
+from checkrein.connectors.metering import Tariff
 from checkrein.connectors.openclaw import WatchedUpstream
 from checkrein.connectors.openclaw_observer import Observer, Watched
 from checkrein.connectors.webhook import Webhook, read_secret
 from checkrein.connectors.witness import HttpWitness
 from checkrein.flow.approval import Approval
+from checkrein.flow.quota import NANO, Quota
+from checkrein.flow.quota import Price as NanoPrice
 from checkrein.ledger.checkpoint import COSIGNATURE, VerifierKey
 from checkrein.ledger.verify import Report
 from checkrein.model import BadRequest, ConfigError, Decision, NotFound, Outcome, Request, StoreUnavailable, Subject
 from checkrein.model.request import PROMPT
 from checkrein.model.requirement import parse_span
+from checkrein.model.target import Target
 from checkrein.policy.bundle import Bundle
 from checkrein.policy.cases import CaseResult
 from checkrein.policy.cases import run as run_policy_tests
@@ -44,6 +48,7 @@ from checkrein.services.idempotency import Idempotency
 from checkrein.services.ids import noise
 from checkrein.services.keys import Keys
 from checkrein.services.killswitch import KillSwitch
+from checkrein.services.limits import Limits
 from checkrein.services.outbox import Destination, Outbox
 from checkrein.services.payloads import Sealer
 from checkrein.services.pdp import Asked, Pdp
@@ -155,6 +160,7 @@ class System:
         self.edits = Edits(store, self.approvals, self.pdp, self.clock, key)
         self.keys = Keys(store, self.clock)
         self.killswitch = KillSwitch(store, self.clock)
+        self.limits = Limits(store, self.clock, quotas(self.config))
         self.audit = Audit(store, data)
         self.payloads = _privacy(store, vault, data, self.config)
         self.drift = drift.Schedule(
@@ -187,6 +193,7 @@ class System:
                 retention=self.config.retention,
             ),
             killswitch=self.killswitch,
+            limits=self.limits,
         )
 
     def _owners(self, approval: Approval) -> tuple[str, ...]:
@@ -212,6 +219,7 @@ class System:
                 aliases=given.aliases,
                 fallback=given.fallback,
                 retries=given.retries,
+                tariff=tariff(given),
             )
             for name, given in self.config.upstreams.items()
         }
@@ -391,6 +399,7 @@ class System:
             if time.monotonic() >= self._sweep_at:
                 self._sweep_at = time.monotonic() + SWEEP_EVERY_S
                 self.approvals.sweep()
+                recover(self.store, self.clock)  # what another process held when it died
 
     def close(self) -> None:
         self.waiting.close()
@@ -515,6 +524,28 @@ def answerer(name: str, loaded: Loaded) -> Answerer:
     if given.price_in is not None or given.price_out is not None:
         price = Price(given.price_in or 0.0, given.price_out or 0.0)
     return ModelAnswerer(alias, upstream(alias, given, loaded), model, price)
+
+
+def quotas(config: Config) -> dict[Target, Quota]:
+    """The limits of `checkrein.toml`, by whom they are for."""
+    found = {}
+    for name, given in config.limits.items():
+        what, _, named = name.partition(":")
+        values = msgspec.structs.asdict(given)
+        for spend in ("spend_per_day", "spend_per_month"):
+            values[spend] = None if values[spend] is None else _nano(values[spend])
+        found[Target.parse(what, named)] = Quota(**values)
+    return found
+
+
+def tariff(given: UpstreamConfig) -> Tariff:
+    """What an upstream takes for its tokens."""
+    prices = {name: NanoPrice(_nano(price.price_in), _nano(price.price_out)) for name, price in given.prices.items()}
+    return Tariff(NanoPrice(_nano(given.price_in or 0), _nano(given.price_out or 0)), prices, given.output_tokens)
+
+
+def _nano(money: float) -> int:
+    return round(money * NANO)
 
 
 def production_pdp(opened: System, bundle: Bundle, environment: str) -> Pdp:

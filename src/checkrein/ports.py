@@ -3,12 +3,13 @@
 The store is deliberately small: an append-only ledger of records, and rows of JSON with a version each. One
 `Unit` writes both, or neither, in one durable transaction; that is how a vote and its record, or a decision and
 the start of an execution, can never disagree. A row is moved by compare-and-set on its version, so every state
-of an approval is left exactly once, whichever process gets there first.
+of an approval is left exactly once, whichever process gets there first. What many move at once, such as a
+counter, is moved by a `Move`, which sees what the one before it left.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
@@ -54,11 +55,24 @@ class Save(msgspec.Struct, frozen=True):
     expect: int
 
 
+class Move(msgspec.Struct, frozen=True):
+    """Move a row by a function of what it holds in the very transaction, so that nobody comes in between.
+
+    `apply` gets the stored body, None if there is none, and gives the new one. It is pure and quick, and raises
+    `StoreConflict` to refuse the whole unit. A room is written by moves or by saves, never by both.
+    """
+
+    room: str
+    id: str
+    apply: Callable[[bytes | None], bytes]
+
+
 class Unit(msgspec.Struct, frozen=True):
     """Records and rows that become durable together, or not at all."""
 
     drafts: tuple[Draft, ...] = ()
     saves: tuple[Save, ...] = ()
+    moves: tuple[Move, ...] = ()
 
 
 class RecordQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,8 +118,9 @@ class Store(Protocol):
     def commit(self, unit: Unit) -> Future[tuple[Record, ...]]:
         """Queue a unit. The future resolves once it is durable, with its records in order.
 
-        It fails with `StoreConflict` when a `Save` met another version, with `StoreUnavailable` when the disk
-        refused; in both cases nothing of the unit was written. Thread-safe; never blocks on the disk.
+        It fails with `StoreConflict` when a `Save` met another version or a `Move` refused, with
+        `StoreUnavailable` when the disk refused; in both cases nothing of the unit was written. Thread-safe; never
+        blocks on the disk.
         """
 
     def row(self, room: str, id: str) -> Row | None: ...

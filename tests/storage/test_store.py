@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from concurrent.futures import wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import msgspec
@@ -17,7 +17,7 @@ from checkrein.ledger.record import decode, facets
 from checkrein.ledger.tree import EMPTY_ROOT, leaf_hash, root_of
 from checkrein.ledger.verify import examine
 from checkrein.model import StoreConflict, StoreUnavailable
-from checkrein.ports import RecordQuery, Row, Save, Unit
+from checkrein.ports import Move, RecordQuery, Row, Save, Unit
 
 Store = Any
 Made = Any
@@ -403,3 +403,59 @@ def test_a_sample_is_all_or_about_so_many_and_each_part_of_the_log_has_its_share
     assert set(tenths) == set(range(10))
     assert max(tenths.values()) <= 2 * min(tenths.values())
     assert store.sample("decision", 9, RecordQuery(after_seq=3599)) == []
+
+
+def add(number: int, limit: int = 1000) -> Move:
+    """Add to a counter that may not pass `limit`."""
+
+    def apply(body: bytes | None) -> bytes:
+        made = int(body or b"0") + number
+        if made > limit:
+            raise StoreConflict("it is full")
+        return str(made).encode()
+
+    return Move("counter", "c", apply)
+
+
+def counted(store: Store) -> int:
+    row = store.row("counter", "c")
+    return int(row.body) if row else 0
+
+
+def test_a_move_sees_what_the_one_before_it_left_also_within_one_unit(store: Store, made: Made) -> None:
+    store.commit(Unit((made.draft(),), moves=(add(2), add(3)))).result()
+    assert counted(store) == 5
+    wait([store.commit(Unit(moves=(add(1),))) for _ in range(100)])
+    assert counted(store) == 105
+
+
+def test_of_many_callers_a_limit_lets_through_exactly_as_many_as_fit(store: Store, made: Made) -> None:
+    with ThreadPoolExecutor(64) as pool:
+        units = [Unit((made.draft(),), moves=(add(1, limit=40),)) for _ in range(64)]
+        futures = [written.result() for written in [pool.submit(store.commit, unit) for unit in units]]
+    wait(futures)
+    errors = [future.exception() for future in futures]
+    assert sum(error is None for error in errors) == counted(store) == store.head().size == 40
+    assert all(isinstance(error, StoreConflict) for error in errors if error)
+
+
+def test_a_move_of_a_unit_that_is_refused_leaves_nothing(store: Store, made: Made) -> None:
+    store.commit(Unit(saves=(made.save("a", 1),))).result()
+    for unit in (
+        Unit((made.draft(),), (made.save("a", 1),), (add(1),)),
+        Unit((made.draft(),), (made.save("b", 1),), (add(1), add(1000))),
+    ):
+        with pytest.raises(StoreConflict):
+            store.commit(unit).result()
+    assert (counted(store), store.head().size, store.row("box", "b")) == (0, 0, None)
+
+
+def test_a_move_that_breaks_fails_its_own_unit_alone(store: Store, made: Made) -> None:
+    def broken(body: bytes | None) -> bytes:
+        raise ZeroDivisionError
+
+    failed = store.commit(Unit((made.draft(),), moves=(Move("counter", "c", broken),)))
+    written = store.commit(Unit((made.draft(),), moves=(add(1),)))
+    assert isinstance(failed.exception(), StoreUnavailable)
+    assert written.result()
+    assert counted(store) == 1

@@ -18,6 +18,7 @@ from checkrein.config.sections import (
     Config,
     DriftConfig,
     GateConfig,
+    LimitConfig,
     RolloutConfig,
     Server,
     UpstreamConfig,
@@ -30,7 +31,11 @@ from checkrein.model import BadRequest, ConfigError, Level, Outcome
 from checkrein.model.people import Absence
 from checkrein.model.requirement import parse_factors, parse_span
 from checkrein.model.retention import FLOOR_DAYS, Retention
+from checkrein.model.target import Target
 
+#: of what a record can hold, in billionths for money
+MAX_LIMIT = 9_000_000
+MAX_PRICE = 1_000
 OUTCOMES = tuple(outcome.wire for outcome in Outcome)
 RISKS = tuple(level.value for level in Level)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -47,6 +52,7 @@ def check(config: Config, places: Places) -> None:
             each(f"{section}.{name}", given, places)
     _check_people(config, places)
     _check_fallbacks(config, places)
+    _check_budgets(config, places)
 
 
 def _check_people(config: Config, places: Places) -> None:
@@ -227,6 +233,14 @@ def _check_upstream(name: str, given: UpstreamConfig, places: Places) -> None:
         except ValueError as error:
             raise places.error(f"{name}.networks", f"has no `{network[:60]}`", "write `10.0.0.0/8`") from error
 
+    given_prices = {"": (given.price_in or 0, given.price_out or 0)}
+    given_prices |= {f".prices.{model}": (price.price_in, price.price_out) for model, price in given.prices.items()}
+    for where, prices in given_prices.items():
+        if not all(0 <= price < MAX_PRICE for price in prices):
+            raise places.error(f"{name}{where}", "has a price that is none", "give what 1,000 tokens cost")
+    if not 0 < given.output_tokens < MAX_LIMIT:
+        raise places.error(f"{name}.output_tokens", "is not a number of tokens", "leave it out for 1024")
+
 
 def _check_fallbacks(config: Config, places: Places) -> None:
     for name, given in config.upstreams.items():
@@ -239,6 +253,30 @@ def _check_fallbacks(config: Config, places: Places) -> None:
                 )
         if len(set(given.fallback)) < len(given.fallback):
             raise places.error(f"upstreams.{name}.fallback", "names one twice", "name each once")
+
+
+def _check_limit(name: str, given: LimitConfig, places: Places) -> None:
+    what, _, named = name.removeprefix("limits.").partition(":")
+    try:
+        Target.parse(what, named)
+    except BadRequest as error:
+        hint = 'write `[limits."agent:billing-*"]`, `[limits."key:*"]` or `[limits.everything]`'
+        raise places.error(name, f"is about nothing: {error}", hint) from error
+    for field in given.__struct_fields__:
+        value = getattr(given, field)
+        if value is not None and not 0 <= value < MAX_LIMIT:
+            raise places.error(f"{name}.{field}", "is negative or too large", "leave it out for no limit")
+    if all(getattr(given, field) is None for field in given.__struct_fields__):
+        raise places.error(name, "limits nothing", f"give it one of {', '.join(given.__struct_fields__)}")
+
+
+def _check_budgets(config: Config, places: Places) -> None:
+    """What has no price would be free, and a budget quietly dead."""
+    spending = [name for name, given in config.limits.items() if given.spend_per_day or given.spend_per_month]
+    for name, upstream in config.upstreams.items():
+        if spending and (upstream.price_in is None or upstream.price_out is None):
+            hint = f"`limits.{spending[0]}` is a budget: give `price_in` and `price_out`, or 0 for what is free"
+            raise places.error(f"upstreams.{name}", "has no price", hint)
 
 
 def _is_base_url(text: str) -> bool:
@@ -264,4 +302,5 @@ _NAMED_CHECKS: dict[str, Callable[[str, Any, Places], None]] = {
     "upstreams": _check_upstream,
     "webhooks": _check_webhook,
     "witnesses": _check_witness,
+    "limits": _check_limit,
 }

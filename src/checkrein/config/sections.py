@@ -26,6 +26,13 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     public_url: str = ""
 
 
+class PriceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What 1,000 tokens of a model cost."""
+
+    price_in: float
+    price_out: float
+
+
 class UpstreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One upstream. `base_url` ends before `/chat/completions`. The credential comes from the environment or a file.
 
@@ -40,9 +47,12 @@ class UpstreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     api_key_env: str = ""
     api_key_file: str = ""
     connect_timeout: float = 5.0
-    #: what 1,000 tokens cost, in and out, for the gate
+    #: what 1,000 tokens cost, in and out, for the gate and for budgets, and what they cost where a model's name fits
     price_in: float | None = None
     price_out: float | None = None
+    prices: dict[str, PriceConfig] = {}
+    #: so many tokens an answer is expected to have where the request names no maximum
+    output_tokens: int = 1024
     first_byte_timeout: float = 120.0
     idle_timeout: float = 60.0
     total_timeout: float = 600.0
@@ -103,6 +113,16 @@ class WitnessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     url: str
     vkey: str
+
+
+class LimitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one may use, or each whose name fits. Spending in the unit of the prices; days and months of UTC."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrency: int | None = None
+    spend_per_day: float | None = None
+    spend_per_month: float | None = None
 
 
 class ApprovalsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -169,6 +189,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agents: dict[str, Agent] = {}
     webhooks: dict[str, WebhookConfig] = {}
     witnesses: dict[str, WitnessConfig] = {}
+    limits: dict[str, LimitConfig] = {}
     retention: Retention = Retention()
     rollout: RolloutConfig = RolloutConfig()
     gate: GateConfig = GateConfig()
@@ -211,4 +232,5 @@ NAMED: dict[str, type[msgspec.Struct]] = {
     "agents": Agent,
     "webhooks": WebhookConfig,
     "witnesses": WitnessConfig,
+    "limits": LimitConfig,
 }

@@ -137,6 +137,12 @@ def refusal(error: CheckreinError, *, retry_after_s: int, trace_id: str = "") ->
         extra["checkrein"] = error.decision.to_json()["context"]
         trace_id = error.decision.trace_id
         code = error.decision.code or code
+        if code in LIMITED:
+            status, kind = 429, LIMITED[code]
+            wait = error.decision.retry_after_s
+            headers |= {"retry-after": str(wait)} if wait else {}
+            if not 0 < wait <= MAX_PATIENCE_S:  # a client would repeat it long before that helps
+                headers["x-should-retry"] = "false"
     if isinstance(error, ApprovalRequired):
         headers["retry-after"] = str(retry_after_s)
         extra["approval_id"] = error.approval_id
@@ -153,6 +159,15 @@ def refusal(error: CheckreinError, *, retry_after_s: int, trace_id: str = "") ->
     return Refusal(status, body, headers)
 
 
+#: the type of an error about a limit, by its code
+LIMITED = {
+    "rate_limit_exceeded": "requests",
+    "token_limit_exceeded": "tokens",
+    "concurrency_exceeded": "requests",
+    "budget_exceeded": "insufficient_quota",
+}
+#: how long OpenAI's clients wait at most when they are told to
+MAX_PATIENCE_S = 60
 _KINDS: dict[type[CheckreinError], tuple[int, str, str]] = {
     BadRequest: (400, "invalid_request_error", "invalid_request"),
     Unauthorized: (401, "authentication_error", "invalid_api_key"),

@@ -99,6 +99,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     approval_expires_at: str = ""
     #: why it is denied where that is not for policy to say, such as `killed`
     code: str = ""
+    #: when it may be otherwise, if waiting helps
+    retry_after_s: int = 0
 
     @property
     def redact(self) -> tuple[str, ...]:
@@ -172,6 +174,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         }
         if self.code:
             context["code"] = self.code
+        if self.retry_after_s:
+            context["retry_after_s"] = self.retry_after_s
         if self.outcome is Outcome.ALLOW_WITH_REDACTION:
             context["obligations"] = [msgspec.to_builtins(duty) for duty in self.obligations]
         if self.outcome is Outcome.REQUIRE_REVIEW:

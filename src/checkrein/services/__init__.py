@@ -32,6 +32,7 @@
 `idempotency` one execution and one answer for an `Idempotency-Key`
 `keys`       API keys: create, find, rotate, revoke
 `killswitch` what may not run at all, from the next request on; what runs of it is cut
+`limits`     rates, concurrency and budgets, held in the transaction that lets an action run
 `rotation`   a new key for the ledger, recorded under the old one
 
 Start with `gateway`.

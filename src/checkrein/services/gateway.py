@@ -20,6 +20,7 @@ from checkrein.flow import action as flow
 from checkrein.flow.approval import Approval
 from checkrein.flow.approval import State as ApprovalState
 from checkrein.flow.grant import Discharge
+from checkrein.flow.quota import Amount
 from checkrein.ledger import Draft
 from checkrein.model import (
     Advice,
@@ -33,13 +34,13 @@ from checkrein.model import (
 )
 from checkrein.model.decision import UNSUPPORTED
 from checkrein.model.stamp import stamp
-from checkrein.model.target import targets
-from checkrein.ports import Clock, Payload, Store, Unit
+from checkrein.ports import Clock, Move, Payload, Store, Unit
 from checkrein.services import grants, records
 from checkrein.services.approvals import Approvals, save
 from checkrein.services.governed import Asking, Governed, decision_of
 from checkrein.services.idempotency import Idempotency, Once, Replay
 from checkrein.services.killswitch import KillSwitch, Running
+from checkrein.services.limits import Exceeded, Limits, settled
 from checkrein.services.live import Live
 from checkrein.services.payloads import Sealer
 from checkrein.services.pdp import ANY, Asked, Part, Pdp
@@ -47,6 +48,8 @@ from checkrein.services.steps import Driver, Steps, wait
 from checkrein.services.turns import Turn, Turns
 from checkrein.services.waiting import Hold
 from checkrein.services.writes import Unsealed, together
+
+NOTHING = Amount()
 
 
 class Gateway:
@@ -65,6 +68,7 @@ class Gateway:
         turns: Turns,
         idempotency: Idempotency,
         killswitch: KillSwitch,
+        limits: Limits,
     ) -> None:
         self._store = store
         self._pdp = pdp
@@ -77,6 +81,7 @@ class Gateway:
         self._turns = turns
         self.idempotency = idempotency
         self._killswitch = killswitch
+        self._limits = limits
         self._running = Running(killswitch)
         self.live = Live()
         self._driver = Driver()
@@ -98,11 +103,13 @@ class Gateway:
         once: Once | None = None,
         part: Part | None = None,
         hold: Hold | None = None,
+        wish: Amount = NOTHING,
     ) -> AsyncIterator[Governed]:
         """Enter only with a durable decision that lets the action run; leave with its end recorded.
 
-        `part` is the part that the chosen upstream takes in a rollout. With `hold` an action that needs people waits
-        for them that long: approved, it is decided afresh and goes on by itself.
+        `part` is the part that the chosen upstream takes in a rollout, `wish` what the action is expected to use. With
+        `hold` an action that needs people waits for them that long: approved, it is decided afresh and goes on by
+        itself.
 
         Raises `Denied`, `ApprovalRequired` or `StoreUnavailable` instead of entering; with an idempotency key also
         `Replay` and `IdempotencyConflict`. An exception inside, or a cancellation, is recorded as the end and goes on.
@@ -110,7 +117,7 @@ class Gateway:
         """
         running = self._running.enter(self._pdp.resolve(request).request, caller)
         try:
-            governed = await self._entered(request, caller, trace_id, once, part, hold)
+            governed = await self._entered(request, caller, trace_id, once, part, hold, wish)
         except asyncio.CancelledError:
             running.leave()
             if killed := running.caught():
@@ -147,12 +154,14 @@ class Gateway:
         once: Once | None,
         part: Part | None,
         hold: Hold | None,
+        wish: Amount,
     ) -> Governed:
         """Begin the action, again whenever people have settled what it waited for while it is held."""
         until = monotonic() + hold.seconds if hold else 0.0
         while True:
             try:
-                return await self._driver.run(self._begin(request, caller, trace_id, once, part), self._abandoned)
+                steps = self._begin(request, caller, trace_id, once, part, wish)
+                return await self._driver.run(steps, self._abandoned)
             except ApprovalRequired as waiting:
                 left = until - monotonic()
                 if hold is None or left <= 0:
@@ -264,9 +273,15 @@ class Gateway:
     # --- the steps ----------------------------------------------------------------------------------------------
 
     def _begin(
-        self, request: Request, caller: str, trace_id: str, once: Once | None = None, part: Part | None = None
+        self,
+        request: Request,
+        caller: str,
+        trace_id: str,
+        once: Once | None = None,
+        part: Part | None = None,
+        wish: Amount = NOTHING,
     ) -> Steps[Governed]:
-        asking = self._asking(flow.Mode.RUN, request, caller, trace_id, once, part=part)
+        asking = self._asking(flow.Mode.RUN, request, caller, trace_id, once, part=part, wish=wish)
         command = yield from self._until_settled(asking)
         decision = decision_of(asking.machine)
         match command:
@@ -281,6 +296,7 @@ class Gateway:
                 )
             case flow.Deny():
                 hints = [advice.text for advice in decision.advice]
+                hints += [f"try again in {decision.retry_after_s} s"] if decision.retry_after_s else []
                 raise Denied(_reason(decision), decision=decision, hint="; ".join(hints))
         raise StoreUnavailable(
             "the action was not run because it could not be recorded",
@@ -298,6 +314,7 @@ class Gateway:
         answered: bool = False,
     ) -> Steps[Decision]:
         asking = self._asking(flow.Mode.ASK, request, caller, trace_id, once, supported)
+        asking.metered = not answered  # whoever runs what is answered asks for that
         command = yield from self._until_settled(asking)
         if isinstance(command, flow.Fail):
             raise StoreUnavailable(
@@ -318,10 +335,11 @@ class Gateway:
         once: Once | None,
         supported: object = ANY,
         part: Part | None = None,
+        wish: Amount = NOTHING,
     ) -> Asking:
         claim = self.idempotency.claim(once) if once else None
         asked = msgspec.structs.replace(self._pdp.resolve(request), part=part)
-        return Asking(flow.ActionFlow(mode), asked, caller, trace_id, claim, supported)
+        return Asking(flow.ActionFlow(mode), asked, caller, trace_id, claim, supported, wish)
 
     def _until_settled(self, asking: Asking) -> Steps[flow.Command]:
         """Decide and record until the machine says what to tell the caller."""
@@ -329,9 +347,9 @@ class Gateway:
         command = machine.handle(flow.Submitted())
         while isinstance(command, flow.Decide | flow.Record):
             if isinstance(command, flow.Decide):
-                switch = self._killswitch.barring(targets(asking.asked.request, asking.caller))
-                asking.barred = switch.barred() if switch else None
-                if claim and not asking.barred:  # what is killed gets no answer of before either
+                switch = self._killswitch.barring(asking.targets)
+                asking.barred = switch.barred() if switch else asking.exceeded
+                if claim and not switch:  # what is killed gets no answer of before either
                     claim.look()
                 command = machine.handle(self._decide(asking, command))
                 continue
@@ -439,6 +457,11 @@ class Gateway:
                 if not (yield from self._sealed(answer)):
                     return flow.Refused()
             saves.append(asking.claim.taken(made, payload.subject, now_us, answer=answer.id if answer else ""))
+        moves: tuple[Move, ...] = ()
+        if made.outcome.runs and asking.metered:
+            moves, asking.reservation = self._limits.reserve(
+                asking.targets, asking.wish, now_us, runs=machine.mode is flow.Mode.RUN
+            )
         drafts: list[Draft] = []
         for kind in command.kinds:
             if kind == "decision":
@@ -456,12 +479,12 @@ class Gateway:
                     )
                 )
             elif kind == "execution.started":
-                drafts.append(records.started(asking.clean, made, owner=self._owner))
+                drafts.append(records.started(asking.clean, made, owner=self._owner, reserved=asking.reservation))
             elif command.grant and kind.startswith("approval.grant_"):
                 drafts.append(records.grant(kind, command.grant, trace_id=made.trace_id, key=self._key))
             else:
                 drafts.append(records.approval(kind, _meant(kind, command), key=self._key))
-        event = yield from self._write(Unit(tuple(drafts), tuple(saves)), payload)
+        event = yield from self._write(Unit(tuple(drafts), tuple(saves), moves), payload, asking)
         if "decision" in command.kinds and isinstance(event, flow.Durable):
             self.live.decided(made, asking.latency_us)
         if answer and not isinstance(event, flow.Durable):
@@ -476,8 +499,11 @@ class Gateway:
             return False
         return True
 
-    def _write(self, unit: Unit, payload: Payload | None = None) -> Steps[flow.Event]:
-        """Write the unit, and with it the payload; raises `Unsealed` when only the payload was refused."""
+    def _write(self, unit: Unit, payload: Payload | None = None, asking: Asking | None = None) -> Steps[flow.Event]:
+        """Write the unit, and with it the payload; raises `Unsealed` when only the payload was refused.
+
+        A limit that refused it is noted in `asking`, which is then decided anew.
+        """
         try:
             written = self._store.commit(unit)
             yield together(written, self._sealer.seal(payload)) if payload else written
@@ -487,6 +513,8 @@ class Gateway:
         except (StoreConflict, StoreUnavailable) as error:
             if payload:
                 self._sealer.discard(payload)
+            if asking and isinstance(error, Exceeded):
+                asking.exceeded = error.barred
             if isinstance(error, StoreConflict):
                 return flow.Conflicted()
             self.live.unrecorded()
@@ -533,7 +561,10 @@ class Gateway:
         if governed.claim:
             ended = governed.claim.ended(answer.id if answer else "") if governed.ran else governed.claim.released()
             saves.append(ended)
-        unit = Unit(tuple(drafts), tuple(saves))
+        moves: tuple[Move, ...] = ()
+        if held := governed.reservation:
+            moves = settled(held, (governed.used or held.amount) if governed.ran else NOTHING, now_us)
+        unit = Unit(tuple(drafts), tuple(saves), moves)
         try:
             event = yield from self._write(unit, payload)
             if isinstance(event, flow.Durable):

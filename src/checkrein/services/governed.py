@@ -7,8 +7,10 @@ from time import perf_counter_ns
 from checkrein.decide.redact import Placeholders
 from checkrein.flow import action as flow
 from checkrein.flow.grant import Discharge
+from checkrein.flow.quota import Amount, Reservation
 from checkrein.model import Decision, Outcome, Request
 from checkrein.model.json import JsonObject
+from checkrein.model.target import targets
 from checkrein.services.idempotency import Claim
 from checkrein.services.payloads import MAX_ANSWER_BYTES, MAX_RESULT_BYTES
 from checkrein.services.pdp import Asked, Barred
@@ -35,6 +37,9 @@ class Governed:
         self.reply = b""
         #: whether people edited the arguments before they agreed
         self.edited = False
+        #: what it holds of its limits, and what it used: see `consumed`
+        self.reservation: Reservation | None = None
+        self.used: Amount | None = None
         #: False when it is certain that the action did not even begin
         self.ran = True
         #: the values that were taken out of the action, for its answer to take them out the same
@@ -43,6 +48,7 @@ class Governed:
         self._status = "ok"
         self._error = ""
         self._detail: dict[str, object] = {}
+        self._usage: dict[str, object] = {}
 
     @property
     def redacted(self) -> bool:
@@ -66,6 +72,10 @@ class Governed:
         """Keep what the caller is told, for the next use of its idempotency key, unless it is very long."""
         self.reply = reply if len(reply) <= MAX_ANSWER_BYTES else b""
 
+    def consumed(self, used: Amount, detail: JsonObject) -> None:
+        """Say what it used; without, it counts for what it was expected to use. `detail` is what the end records."""
+        self.used, self._usage = used, {"usage": dict(detail)}
+
     def never_ran(self) -> None:
         """Say that nothing of the action happened, so that its idempotency key may be used again."""
         self.ran = False
@@ -75,7 +85,7 @@ class Governed:
         return (perf_counter_ns() - self._begun) // 1000
 
     def end(self) -> tuple[str, str, dict[str, object]]:
-        return self._status, self._error, self._detail
+        return self._status, self._error, {**self._detail, **self._usage}
 
 
 class Asking:
@@ -89,10 +99,12 @@ class Asking:
         trace_id: str,
         claim: Claim | None,
         supported: object,
+        wish: Amount,
     ) -> None:
         self.machine = machine
         #: as it came in, and as it is decided and run: with the arguments that people edited it into
         self.sent = self.asked = asked
+        self.targets = targets(asked.request, caller)
         self.caller = caller
         self.trace_id = trace_id
         self.claim = claim
@@ -102,6 +114,12 @@ class Asking:
         self.discharged: Discharge | None = None
         #: what keeps it from running, whatever policy says
         self.barred: Barred | None = None
+        #: whether it counts for limits
+        self.metered = True
+        #: what it is expected to use, what it holds of that, and the limit that refused it
+        self.wish = wish
+        self.reservation: Reservation | None = None
+        self.exceeded: Barred | None = None
         #: the action as it may leave, and how much was redacted in it, by class
         self.clean: Request = asked.request
         self.counts: dict[str, int] = {}
@@ -112,6 +130,7 @@ class Asking:
         governed.caller = self.caller
         governed.claim, governed.placeholders = self.claim, self.placeholders
         governed.edited = self.asked is not self.sent
+        governed.reservation = self.reservation
         return governed
 
 

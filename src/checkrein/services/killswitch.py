@@ -186,7 +186,7 @@ class Running:
     def enter(self, request: Request, caller: str) -> Cuttable:
         """The task that runs now may be cut until `leave`. Enter before it is asked whether it is killed."""
         loop = asyncio.get_running_loop()
-        one = Cuttable(targets(request, caller), self._leave)
+        one = Cuttable(request, caller, self._leave)
         self._open.setdefault(loop, set()).add(one)
         if loop not in self._looking:
             self._looking.add(loop)
@@ -228,15 +228,19 @@ class Running:
 class Cuttable:
     """One action under way, and the task that runs it."""
 
-    def __init__(self, those: tuple[Target, ...], leave: Callable[[Cuttable], None]) -> None:
+    def __init__(self, request: Request, caller: str, leave: Callable[[Cuttable], None]) -> None:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("an action runs in a task")
-        self.targets = those
+        self._request, self._caller = request, caller
         self._task = task
         self._cancelling = task.cancelling()
         self._leave = leave
         self._by: Switch | None = None
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        return targets(self._request, self._caller)
 
     def cut(self, switch: Switch) -> None:
         if self._by is None:

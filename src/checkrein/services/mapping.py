@@ -217,6 +217,7 @@ FIELDS = (
     _own("body.payload", _COMMITMENT),
     Field("body.evaluation_id", (To("api.request.uid", form="text"),), (To("checkrein.evaluation_id"),)),
     _own("body.owner"),
+    _own("body.reserved"),
     _own("body.started_seq"),
     Field(
         "body.status",
@@ -234,6 +235,18 @@ FIELDS = (
     ),
     Field("body.detail.switch", (To("entity.uid", form="text"),), (To("checkrein.detail.switch"),)),
     Field("body.detail.bundle", (To("entity.uid", form="text"),), (To("checkrein.detail.bundle"),)),
+    Field(
+        "body.detail.usage.tokens_in",
+        (To("unmapped.detail.usage.tokens_in"),),
+        (To("gen_ai.usage.input_tokens", form="integer"),),
+        _OURS,
+    ),
+    Field(
+        "body.detail.usage.tokens_out",
+        (To("unmapped.detail.usage.tokens_out"),),
+        (To("gen_ai.usage.output_tokens", form="integer"),),
+        _OURS,
+    ),
     _own("body.detail", "its members differ by kind"),
 )
 

@@ -44,6 +44,7 @@ class Barred(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     by: str
     code: str
+    retry_after_s: int = 0
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -199,6 +200,7 @@ class Pdp:
             reasons=(why.reason,),
             policies=(why.by,),
             code=why.code,
+            retry_after_s=why.retry_after_s,
             bundle=stable.bundle.digest,
             evaluation_id=fresh("evl_", 12),
             trace_id=turn.trace_id if turn else trace_id or fresh("", 16),

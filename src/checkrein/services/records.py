@@ -15,6 +15,7 @@ import msgspec
 from checkrein.flow.approval import Approval, Breach, Vote
 from checkrein.flow.emergency import Review
 from checkrein.flow.grant import Grant
+from checkrein.flow.quota import Reservation
 from checkrein.ledger import Draft
 from checkrein.ledger.record import commitment
 from checkrein.model import Decision, Request
@@ -126,8 +127,8 @@ def _rollout(made: Decision) -> dict[str, object]:
     return {"rollout": {"id": made.rollout, "arm": made.arm, **shadow}}
 
 
-def started(request: Request, made: Decision, *, owner: str) -> Draft:
-    """`owner` is the process that runs it; if that dies, recovery writes `execution.unknown`."""
+def started(request: Request, made: Decision, *, owner: str, reserved: Reservation | None = None) -> Draft:
+    """`owner` is the process that runs it; if that dies, recovery writes `execution.unknown` and lets `reserved` go."""
     return Draft(
         "execution.started",
         made.trace_id,
@@ -137,6 +138,7 @@ def started(request: Request, made: Decision, *, owner: str) -> Draft:
             "evaluation_id": made.evaluation_id,
             "owner": owner,
             "approval": {"id": made.approval_id},
+            **({"reserved": msgspec.to_builtins(reserved)} if reserved else {}),
             **_rollout(made),
         },
     )

@@ -1,7 +1,8 @@
 """After a crash: a start without an end, of a process that is gone, becomes `execution.unknown`.
 
 Whether the action took effect nobody can tell, so it is never run again by itself. Other living processes
-share the store; their starts are left alone, and so is a start that does not say whose it is.
+share the store; their starts are left alone, and so is a start that does not say whose it is. What the start had
+reserved of its limits is let go: nobody can tell what was used.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from checkrein.flow.approval import Event, State, move
 from checkrein.ledger import Draft, Record
 from checkrein.model import StoreConflict
 from checkrein.ports import Clock, Row, Save, Store, Unit
-from checkrein.services import approvals
+from checkrein.services import approvals, limits
 
 #: one row for each recovered start, so that of two processes that recover at once only one records it
 ROOM = "recovered"
@@ -48,10 +49,11 @@ def _unit(store: Store, started: Record, owner: str, now_us: int) -> Unit:
     body = {name: value for name, value in started.body.items() if name in _KEPT}
     draft = Draft("execution.unknown", started.trace_id, {**body, "started_seq": started.seq})
     mark = Save(Row(ROOM, str(started.seq), 1, "unknown", owner, b""), 0)
+    let_go = limits.released(started.body, now_us)
     held = body.get("approval")
     id = held.get("id") if isinstance(held, dict) else None
     stored = store.row(approvals.ROOM, id) if isinstance(id, str) and id else None
     if stored is None or stored.state != State.EXECUTING.value:
-        return Unit((draft,), (mark,))
+        return Unit((draft,), (mark,), let_go)
     lost = move(approvals.load(stored), Event.LOST, now_us)
-    return Unit((draft,), (mark, approvals.save(lost)))
+    return Unit((draft,), (mark, approvals.save(lost)), let_go)

@@ -16,11 +16,11 @@ from checkrein.ledger import Head, Record
 from checkrein.ledger.record import Facets, Prepared, place, policies, prepare
 from checkrein.ledger.tree import Frontier, leaf_hash
 from checkrein.ledger.verify import Entry, Snapshot
-from checkrein.model import StoreConflict, StoreUnavailable
+from checkrein.model import CheckreinError, StoreConflict, StoreUnavailable
 from checkrein.model.json import MAX_INTEGER
 from checkrein.ports import Changes, Clock, Counted, RecordQuery, Row, Save, Unit
 from checkrein.storage.shapes import SPACE, SPREAD, draw_below
-from checkrein.storage.units import Randomness, Stamper, Written, checked, conflict, unrecordable
+from checkrein.storage.units import Randomness, Stamper, Written, checked, conflict, moved, unrecordable
 
 _FACETS = ("user", "agent", "action", "outcome", "risk", "approval")
 
@@ -43,12 +43,13 @@ class MemoryStore:
         """See `ports.Store.commit`; the future has resolved already."""
         future: Written = Future()
         try:
-            drafts, saves = tuple(prepare(draft) for draft in unit.drafts), checked(unit.saves)
+            drafts = tuple(prepare(draft) for draft in unit.drafts)
+            checked(unit)
             with self._lock:
-                future.set_result(self._apply(drafts, saves))
+                future.set_result(self._apply(drafts, unit))
         except ValueError as error:
             future.set_exception(unrecordable(error))
-        except (StoreConflict, StoreUnavailable) as error:
+        except CheckreinError as error:
             future.set_exception(error)
         return future
 
@@ -169,7 +170,7 @@ class MemoryStore:
         if self._closed:
             raise StoreUnavailable("the store is closed", hint="open it again")
 
-    def _apply(self, drafts: tuple[Prepared, ...], saves: tuple[Save, ...]) -> tuple[Record, ...]:
+    def _apply(self, drafts: tuple[Prepared, ...], unit: Unit) -> tuple[Record, ...]:
         self._require_open()
         ts_us, seq = self._stamper.now_us(self._ts_us), len(self._entries)
         ids = self._stamper.ids(ts_us, len(drafts))
@@ -178,7 +179,10 @@ class MemoryStore:
             for offset, (draft, id) in enumerate(zip(drafts, ids, strict=True))
         )
         rows: dict[tuple[str, str], Row] = {}
-        for save in saves:
+        for (room, id), body in moved(unit.moves, self._body).items():
+            stored = self._rows.get((room, id))
+            rows[room, id] = Row(room, id, (stored.version if stored else 0) + 1, "", "", body)
+        for save in unit.saves:
             place_of = (save.row.room, save.row.id)
             stored = rows.get(place_of) or self._rows.get(place_of)
             if (stored.version if stored else 0) != save.expect:
@@ -195,6 +199,10 @@ class MemoryStore:
         self._ts_us = ts_us
         self._commits += 1
         return placed
+
+    def _body(self, room: str, id: str) -> bytes | None:
+        stored = self._rows.get((room, id))
+        return stored.body if stored else None
 
 
 class _MemoryChanges:

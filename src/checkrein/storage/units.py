@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
 from checkrein.ledger import Record
-from checkrein.model import StoreConflict, StoreUnavailable
-from checkrein.ports import Clock, Save
+from checkrein.model import CheckreinError, StoreConflict, StoreUnavailable
+from checkrein.ports import Clock, Move, Save, Unit
 
 #: a source of random bytes, such as `os.urandom`
 Randomness = Callable[[int], bytes]
@@ -36,16 +36,39 @@ class Stamper:
             yield f"{head}{number >> 62 & 0xFFF:03x}{2 << 62 | number & _LOW:016x}"
 
 
-def checked(saves: tuple[Save, ...]) -> tuple[Save, ...]:
-    """The saves themselves; raises `ValueError` for one that could fail more than its own unit."""
-    for save in saves:
+#: the bodies of rows that were moved, by room and id
+Moved = dict[tuple[str, str], bytes]
+
+
+def checked(unit: Unit) -> Unit:
+    """The unit itself; raises `ValueError` for a save or change that could fail more than its own unit."""
+    for move in unit.moves:
+        for text in (move.room, move.id):
+            text.encode()
+    for save in unit.saves:
         row = save.row
         for text in (row.room, row.id, row.state, row.lookup):
             text.encode()  # a lone surrogate raises UnicodeEncodeError, a ValueError
         removes = row.version == 0 < save.expect
         if not removes and not 0 <= save.expect < row.version < 2**63:
             raise ValueError(f"version {row.version} of a row does not follow {save.expect}")
-    return saves
+    return unit
+
+
+def moved(moves: tuple[Move, ...], stored: Callable[[str, str], bytes | None]) -> Moved:
+    """What the moves make of what is stored; raises `CheckreinError`, whatever went wrong in them."""
+    found: Moved = {}
+    for move in moves:
+        place = move.room, move.id
+        before = found[place] if place in found else stored(*place)
+        try:
+            found[place] = move.apply(before)
+        except CheckreinError:
+            raise
+        except Exception as error:
+            what = f"the {move.room} `{move.id}` cannot be moved: {type(error).__name__}"
+            raise StoreUnavailable(what, hint="restore the database from a backup") from error
+    return found
 
 
 def conflict(save: Save) -> StoreConflict:

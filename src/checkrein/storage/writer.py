@@ -26,7 +26,7 @@ from checkrein.model import CheckreinError, StoreConflict, StoreUnavailable
 from checkrein.ports import Save, Unit
 from checkrein.storage.database import connect, grown, read_frontier, settle, trouble
 from checkrein.storage.shapes import Shape, Shapes, shape
-from checkrein.storage.units import Stamper, Written, checked, conflict, unrecordable
+from checkrein.storage.units import Moved, Stamper, Written, checked, conflict, moved, unrecordable
 
 #: units in one transaction
 MAX_BATCH = 1024
@@ -44,17 +44,23 @@ _Cell = str | bytes | int | None
 _INSERT = "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_ROW = 'INSERT INTO "row" VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING'
 _UPDATE_ROW = 'UPDATE "row" SET version = ?, state = ?, lookup = ?, body = ? WHERE room = ? AND id = ? AND version = ?'
+_BODY = 'SELECT body FROM "row" WHERE room = ? AND id = ?'
+_MOVE_ROW = (
+    "INSERT INTO \"row\" VALUES (?, ?, 1, '', '', ?) "
+    "ON CONFLICT (room, id) DO UPDATE SET version = version + 1, body = excluded.body"
+)
 _DELETE_ROW = 'DELETE FROM "row" WHERE room = ? AND id = ? AND version = ?'
 
 
 class _Job:
     """A unit on its way: its bodies are canonical bytes already, so little is left that can fail."""
 
-    __slots__ = ("drafts", "future", "saves")
+    __slots__ = ("drafts", "future", "moves", "saves")
 
-    def __init__(self, drafts: tuple[Prepared, ...], saves: tuple[Save, ...], future: Written) -> None:
+    def __init__(self, drafts: tuple[Prepared, ...], unit: Unit, future: Written) -> None:
         self.drafts = drafts
-        self.saves = saves
+        self.saves = unit.saves
+        self.moves = unit.moves
         self.future = future
 
 
@@ -71,6 +77,8 @@ class _Batch:
         self.rows: list[tuple[_Cell, ...]] = []
         self.last: Record | None = None
         self.shaped: list[tuple[Shape, int]] = []
+        #: what moves made of rows, written once for the batch
+        self.moved: Moved = {}
         #: executions that start in this batch, and all that end in it
         self.started: dict[str, int] = {}
         self.ended: set[str] = set()
@@ -130,7 +138,7 @@ class Writer:
         """See `ports.Store.commit`."""
         future: Written = Future()
         try:
-            job = _Job(tuple(prepare(draft) for draft in unit.drafts), checked(unit.saves), future)
+            job = _Job(tuple(prepare(draft) for draft in unit.drafts), checked(unit), future)
         except ValueError as error:
             future.set_exception(unrecordable(error))
             return future
@@ -251,6 +259,7 @@ class Writer:
         for job in jobs:
             batch.answers.append((job.future, self._apply(connection, batch, job)))
         connection.executemany(_INSERT, batch.rows)
+        connection.executemany(_MOVE_ROW, [(*place, body) for place, body in batch.moved.items()])
         self._shapes.write(connection, batch.shaped)
         frontier, spine = grown(frontier, batch.leaves)
         connection.executemany("INSERT OR REPLACE INTO spine VALUES (?, ?)", spine)
@@ -280,16 +289,23 @@ class Writer:
             else:
                 return
 
-    def _apply(
-        self, connection: apsw.Connection, batch: _Batch, job: _Job
-    ) -> tuple[Record, ...] | StoreConflict | StoreUnavailable:
+    def _apply(self, connection: apsw.Connection, batch: _Batch, job: _Job) -> tuple[Record, ...] | CheckreinError:
         """Place one unit. A conflict is an answer, not an error: the rest of the batch goes on."""
+
+        def body(room: str, id: str) -> bytes | None:
+            known = batch.moved.get((room, id))
+            return known if known is not None else connection.execute(_BODY, (room, id)).get
+
         try:
             placed = self._place(batch, job)
+            made = moved(job.moves, body) if job.moves else {}
         except ValueError as error:
             return unrecordable(error)
+        except CheckreinError as error:
+            return error
         if job.saves and (conflict := self._save(connection, job.saves)):
             return conflict
+        batch.moved.update(made)
         for draft, record in zip(job.drafts, placed, strict=True):
             leaf = leaf_hash(record.data)
             batch.leaves.append(leaf)

@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from checkrein.connectors import openai, openclaw
 from checkrein.connectors.chunks import Chunks
 from checkrein.connectors.completions import Whole, failure
+from checkrein.connectors.metering import Meter
 from checkrein.model import ApiKey, CheckreinError, Decision, Permission, UpstreamUnavailable, UpstreamUnreachable
 from checkrein.model.json import dumps
 from checkrein.ports import Reply
@@ -103,9 +104,16 @@ class Proxy:
             name, part = self._arms.route(self._routes.serving(chat.model), chat.request)
             claimed = keys.once(once, caller=key.id, operation=PATH, body=data) if once else None
             answer.keeps = MAX_KEPT_BYTES if claimed else MAX_RESULT_BYTES if self._gateway.keeps_results else 0
+            answer.meter = meter = Meter(chat, self._routes.tariff(name))
             last = b""
             async with self._gateway.action(
-                chat.request, caller=key.id, trace_id=trace_id, once=claimed, part=part, hold=hold
+                chat.request,
+                caller=key.id,
+                trace_id=trace_id,
+                once=claimed,
+                part=part,
+                hold=hold,
+                wish=meter.wish,
             ) as governed:
                 answer.decided(governed.decision)
                 answer.decide = _left_to_the_gateway
@@ -139,6 +147,8 @@ class Proxy:
             return last
         finally:
             governed.answered(bytes(answer.said))
+            if answer.meter:
+                governed.consumed(*answer.meter.tally(answer.status))
 
     def _refusal(self, error: CheckreinError, answer: Answer) -> Kept:
         refused = openai.refusal(error, retry_after_s=self._retry_after_s, trace_id=answer.trace_id)
@@ -149,6 +159,8 @@ class Proxy:
         """Send the action upstream and its answer down; returns the last part, to be sent once all is recorded."""
 
         def payload(route: Route) -> bytes:
+            if answer.meter:
+                answer.meter.tariff = route.tariff
             handle = self._gateway.turn(governed).handle if route.agent else ""
             model = route.aliases.get(chat.model, "")
             return openai.upstream_body(chat, governed.request, redacted=governed.redacted, handle=handle, model=model)
@@ -198,6 +210,8 @@ class Proxy:
                 )
             parts.append(part)
         body = b"".join(parts)
+        if answer.meter:
+            answer.meter.whole(body)
         detail: dict[str, object] = {"bytes": size}
         if reply.status < 400:
             whole = Whole(body, speech)
@@ -232,6 +246,8 @@ class Answer:
         self._about: dict[str, str] = {}
         self._status, self._headers = 0, dict[str, str]()
         self.begun = False
+        #: what counts the tokens of the answer
+        self.meter: Meter | None = None
         #: how much of the body is remembered in `said`, and whether that is all of it
         self.keeps = 0
         self.said = bytearray()
@@ -241,6 +257,11 @@ class Answer:
 
     async def verdicts(self, asked: Sequence[Proposal]) -> tuple[Verdict, ...]:
         return await self.decide(asked) if asked else ()
+
+    @property
+    def status(self) -> int:
+        """That of the answer; 0 before there is one."""
+        return self._status
 
     def decided(self, decision: Decision) -> None:
         self.trace_id = decision.trace_id
@@ -271,6 +292,8 @@ class Answer:
         size = 0
         async for part in reply.body():
             size += len(part)
+            if self.meter:
+                self.meter.chunk(part)
             await self._tell(chunks.feed(part), chunks, verdicts)
         await self._tell(chunks.close(), chunks, verdicts)
         self._remember(chunks.rest)

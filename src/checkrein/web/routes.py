@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 import msgspec
 
 from checkrein.connectors import openai
+from checkrein.connectors.metering import Tariff
 from checkrein.model import UpstreamUnavailable, UpstreamUnreachable
 from checkrein.ports import Reply, Upstream
 
@@ -27,7 +28,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """An upstream, the models it serves, and the names of those that stand in for it, in order.
 
     `agent` says that it is an agent gateway, which wants a turn's handle as `user`. `aliases` are models that the
-    upstream knows under another name.
+    upstream knows under another name. `tariff` is what it takes for its tokens.
     """
 
     upstream: Upstream
@@ -36,6 +37,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     aliases: Mapping[str, str] = {}
     fallback: tuple[str, ...] = ()
     retries: int = 0
+    tariff: Tariff = Tariff()
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -56,6 +58,10 @@ class Routes:
     def serving(self, model: str) -> str:
         """The name of the first upstream whose patterns fit; raises `NotFound`."""
         return openai.route(model, self._models)
+
+    def tariff(self, name: str) -> Tariff:
+        """What this upstream takes for its tokens."""
+        return self._routes[name].tariff
 
     async def send(self, name: str, path: str, payload: Callable[[Route], bytes], headers: Mapping[str, str]) -> Sent:
         """POST to the upstream, or to one that stands in for it.

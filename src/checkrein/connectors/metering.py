@@ -1,0 +1,149 @@
+"""How many tokens a chat completion will use, and did use, in the words of the OpenAI protocol.
+
+What it will use is guessed before it is sent: a token for every three characters of ASCII text and for every character
+of other text, and as many in the answer as the request allows. What it did use says the upstream, in the member `usage`
+of its answer or of the last chunk of a stream; where it does not, that is guessed too, and said so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from checkrein.connectors.openai import Chat
+from checkrein.flow.quota import Amount, Price
+
+#: an image or a file in a request, whatever its size
+_ATTACHED = 1500
+_PER_TOKEN = 3
+#: a line of a stream that is longer holds no `usage`
+_MAX_LINE = 64 * 1024
+#: what nobody means
+_MAX_TOKENS = 10**9
+
+
+class Tariff(msgspec.Struct, frozen=True):
+    """What an upstream takes, by the model, and how long its answers are where nobody says."""
+
+    price: Price = Price()
+    prices: Mapping[str, Price] = {}
+    output_tokens: int = 1024
+
+    def of(self, model: str) -> Price:
+        """The price of the very name, else of the longest pattern that fits, else that of the upstream."""
+        if model in self.prices:
+            return self.prices[model]
+        fitting = [pattern for pattern in self.prices if fnmatchcase(model, pattern)]
+        return self.prices[max(fitting, key=len)] if fitting else self.price
+
+
+class _Tokens(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class _Answer(msgspec.Struct):
+    usage: _Tokens | None = None
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
+
+
+class Meter:
+    """Counts one chat completion. `wish` is what it may use at most, as far as one can guess.
+
+    `tariff` is that of the upstream that answers, which may be another than the first one asked.
+    """
+
+    def __init__(self, chat: Chat, tariff: Tariff) -> None:
+        self._model = chat.model
+        self.tariff = tariff
+        self._expected = _said(chat.request.action.input), _allowed(chat.request.action.input, tariff.output_tokens)
+        self._usage: tuple[int, int] | None = None
+        self._events = 0
+        self._rest = b""
+        self._size = 0
+
+    @property
+    def wish(self) -> Amount:
+        return Amount(sum(self._expected), self.tariff.of(self._model).cost(*self._expected))
+
+    def whole(self, body: bytes) -> None:
+        """An answer that came whole."""
+        self._size = len(body)
+        self._read(body)
+
+    def chunk(self, part: bytes) -> None:
+        """The next part of a stream, wherever it was cut."""
+        self._events += part.count(b"data:")
+        lines, _, self._rest = (self._rest + part).rpartition(b"\n")
+        if len(self._rest) > _MAX_LINE:
+            self._rest = b""
+        if b'"usage"' in lines:
+            for line in lines.split(b"\n"):
+                self._event(line)
+
+    def tally(self, status: int) -> tuple[Amount, dict[str, object]]:
+        """What was used, and what the record says of it. `status` is that of the answer, 0 if none began."""
+        self._event(self._rest)
+        estimated = self._usage is None
+        tokens = self._usage or self._guessed(status)
+        cost = self.tariff.of(self._model).cost(*tokens)
+        counted: dict[str, object] = {"tokens_in": tokens[0], "tokens_out": tokens[1], "cost_nano": cost}
+        return Amount(sum(tokens), cost), {**counted, "estimated": estimated}
+
+    def _guessed(self, status: int) -> tuple[int, int]:
+        if status >= 400:  # an upstream takes nothing for an error
+            return 0, 0
+        return self._expected[0], self._events or -(-self._size // _PER_TOKEN)
+
+    def _event(self, line: bytes) -> None:
+        if b'"usage"' in line and line.startswith(b"data:"):
+            self._read(line[5:])
+
+    def _read(self, text: bytes) -> None:
+        try:
+            usage = _decode(text).usage
+        except (msgspec.MsgspecError, RecursionError):
+            return  # somebody else's words: it is guessed then
+        if usage is not None:
+            given = usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens
+            made = usage.output_tokens if usage.completion_tokens is None else usage.completion_tokens
+            found = (given or 0, made or 0)
+            if (given, made) != (None, None) and all(0 <= tokens <= _MAX_TOKENS for tokens in found):
+                self._usage = found
+
+
+def _said(body: Mapping[str, object]) -> int:
+    """Tokens of everything a request says."""
+    return sum(_of(text) for text in _texts(body))
+
+
+def _of(text: str) -> int:
+    if text.startswith("data:"):
+        return _ATTACHED
+    return -(-len(text) // _PER_TOKEN) if text.isascii() else len(text)
+
+
+def _texts(body: Mapping[str, object]) -> Iterator[str]:
+    stack: list[object] = [body]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            stack.extend(value.values())
+        elif isinstance(value, list):
+            stack.extend(value)
+
+
+def _allowed(body: Mapping[str, object], otherwise: int) -> int:
+    """Tokens that the answers may have."""
+    limits = [body.get(name) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens")]
+    most = next((limit for limit in limits if isinstance(limit, int) and limit > 0), otherwise)
+    count = body.get("n")
+    return min(most * (count if isinstance(count, int) and count > 0 else 1), _MAX_TOKENS)
