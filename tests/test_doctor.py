@@ -18,6 +18,8 @@ from checkrein.doctor import Finding, examine
 from checkrein.model import Permission, StoreUnavailable
 from checkrein.storage.files import DataDir
 from checkrein.storage.sqlite import SqliteStore
+from checkrein.web.server import BackgroundServer
+from oidc_issuer import OidcIssuer
 
 SECRET = "sk-0123456789-secret"
 
@@ -229,3 +231,16 @@ def test_no_secret_is_ever_shown(folder: Path, listening: int, monkeypatch: pyte
     assert ("upstreams.m.api_key_env", "MODEL_KEY") in [(origin.name, origin.value) for origin in origins]
     for secret in (SECRET, key, (folder / ".checkrein/signer.key").read_text().strip()):
         assert secret not in shown
+
+
+def test_an_issuer_is_asked_for_its_keys(folder: Path) -> None:
+    config = folder / "checkrein.toml"
+    text = config.read_text()
+    issuer = OidcIssuer()
+    with BackgroundServer(issuer) as server:
+        issuer.url = server.url
+        config.write_text(f'{text}\n[oidc.corp]\nissuer = "{server.url}"\naudience = "checkrein"\n')
+        (told,) = [finding for finding in found(folder) if finding.what == "oidc corp"]
+        assert (told.verdict, told.found) == ("ok", f"{server.url} publishes 1 key")
+    (told,) = [finding for finding in found(folder) if finding.what == "oidc corp"]
+    assert (told.verdict, told.found) == ("fail", "the issuer `corp` cannot be reached: ClientConnectorError")

@@ -14,8 +14,10 @@ from checkrein.config import Config, Loaded, UpstreamConfig, WebhookConfig
 from checkrein.connectors.answerers import ModelAnswerer, Price, plain_answerer
 from checkrein.connectors.http import HttpUpstream, Timeouts
 from checkrein.connectors.metering import Tariff
+from checkrein.connectors.oidc import Issuers
 from checkrein.connectors.openclaw import WatchedUpstream
 from checkrein.connectors.openclaw_observer import Observer, Watched
+from checkrein.connectors.tokens import Expected
 from checkrein.connectors.webhook import Webhook, read_secret
 from checkrein.connectors.witness import HttpWitness
 from checkrein.flow.approval import Approval
@@ -23,7 +25,17 @@ from checkrein.flow.quota import NANO, Quota
 from checkrein.flow.quota import Price as NanoPrice
 from checkrein.ledger.checkpoint import COSIGNATURE, VerifierKey
 from checkrein.ledger.verify import Report
-from checkrein.model import BadRequest, ConfigError, Decision, NotFound, Outcome, Request, StoreUnavailable, Subject
+from checkrein.model import (
+    BadRequest,
+    ConfigError,
+    Decision,
+    NotFound,
+    Outcome,
+    Permission,
+    Request,
+    StoreUnavailable,
+    Subject,
+)
 from checkrein.model.request import PROMPT
 from checkrein.model.requirement import parse_span
 from checkrein.model.target import Target
@@ -229,11 +241,12 @@ class System:
         async def stop() -> None:
             for each in (*(route.upstream for route in routes.values()), *tools.values()):
                 await each.close()
+            await issuers.close()
 
-        drain = Drain()
+        drain, issuers = Drain(), Issuers(expected_tokens(self.config), self.clock)
         named = {model for route in routes.values() for model in route.models if "*" not in model}
         return create_app(
-            Guard(self.keys, (server.host, *server.allowed_hosts)),
+            Guard(self.keys, issuers, (server.host, *server.allowed_hosts)),
             Proxy(
                 self.gateway,
                 Routes(routes),
@@ -655,6 +668,28 @@ def gateway_configs(config: Config) -> dict[str, UpstreamConfig]:
 def at_root(given: UpstreamConfig) -> UpstreamConfig:
     """The same server, above the `/v1` of its OpenAI endpoints."""
     return msgspec.structs.replace(given, base_url=given.base_url.rstrip("/").removesuffix("/v1"))
+
+
+def expected_tokens(config: Config) -> list[Expected]:
+    """What the tokens of each configured issuer must hold."""
+    emails = {person.email.casefold(): name for name, person in config.people.items() if person.email}
+    return [
+        Expected(
+            name=name,
+            issuer=given.issuer,
+            audience=given.audience,
+            algorithms=given.algorithms,
+            types=given.types,
+            person_claim=given.person,
+            emails=emails,
+            roles_claim=given.roles_claim,
+            roles=given.roles,
+            agent_claim=given.agent,
+            permissions=tuple(map(Permission, given.can)),
+            leeway_s=given.leeway,
+        )
+        for name, given in config.oidc.items()
+    ]
 
 
 def destinations(loaded: Loaded) -> dict[str, Destination]:

@@ -6,6 +6,7 @@ the names of variables and files, never what stands there, and `config` refuses 
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import shutil
 import socket
@@ -17,13 +18,24 @@ import msgspec
 
 from checkrein import __version__
 from checkrein import config as configuration
-from checkrein.compose import DATA, SystemClock, credential, destinations, load_bundle, run_cases, verify_ledger
+from checkrein.compose import (
+    DATA,
+    SystemClock,
+    credential,
+    destinations,
+    expected_tokens,
+    load_bundle,
+    run_cases,
+    verify_ledger,
+)
 from checkrein.config import Loaded, Origin, UpstreamConfig
 from checkrein.connectors.addresses import admits, networks
+from checkrein.connectors.oidc import Issuer
 from checkrein.connectors.openclaw_home import Folder
 from checkrein.connectors.openclaw_runtime import check_node, openclaw_version
+from checkrein.connectors.tokens import Expected
 from checkrein.flow.delivery import Delivery
-from checkrein.model import CheckreinError, LedgerInvalid, PolicyInvalid
+from checkrein.model import CheckreinError, LedgerInvalid, PolicyInvalid, UpstreamUnavailable
 from checkrein.model.stamp import stamp
 from checkrein.policy.bundle import Bundle
 from checkrein.ports import Unit
@@ -68,6 +80,7 @@ def examine(folder: Path, data: Path | None) -> tuple[list[Finding], tuple[Origi
         doctor.ask("drift", doctor.drift)
         doctor.ask("disk", doctor.disk)
         doctor.ask("upstreams", doctor.upstreams)
+        doctor.ask("oidc", doctor.issuers)
         doctor.ask("webhooks", doctor.webhooks)
         doctor.ask("port", doctor.port)
     return doctor.findings, doctor.loaded.origins if doctor.loaded else ()
@@ -231,6 +244,17 @@ class _Doctor:
             hint = f"add `[upstreams.NAME]` to {configuration.FILE}; decisions work without one"
             yield Finding("warn", "upstreams", "none configured", hint)
 
+    def issuers(self) -> Iterator[Finding]:
+        """Whether each publishes keys that its tokens can be checked with."""
+        for expected in expected_tokens(self.loaded.config) if self.loaded else ():
+            what = f"oidc {expected.name}"
+            try:
+                count = asyncio.run(_keys_of(expected))
+            except UpstreamUnavailable as error:
+                yield Finding("fail", what, str(error), error.hint)
+            else:
+                yield Finding("ok", what, f"{expected.issuer} publishes {count} key{'' if count == 1 else 's'}")
+
     def webhooks(self) -> Iterator[Finding]:
         """Whether each can be told, how far it is behind, and what it would not take."""
         if self.loaded is None or not self.loaded.config.webhooks:
@@ -272,6 +296,14 @@ def _gateway(what: str, place: Path) -> Iterator[Finding]:
         yield from _failures(what, error)
     else:
         yield Finding("ok", what, f"Node {version}, OpenClaw {openclaw_version(Path(home.entry)) or 'unknown'}")
+
+
+async def _keys_of(expected: Expected) -> int:
+    issuer = Issuer(expected)
+    try:
+        return await issuer.keys()
+    finally:
+        await issuer.close()
 
 
 _UNTOLD = ("nothing was delivered yet", "it is told while `checkrein serve` runs")

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from checkrein.ledger import Draft, Head, Record
-from checkrein.model import CheckreinError, LedgerInvalid, Request, Subject
+from checkrein.model import Caller, CheckreinError, LedgerInvalid, Request, Subject
 from checkrein.model.json import MAX_INTEGER
 from checkrein.model.retention import Retention
 
@@ -321,6 +321,15 @@ class Hook(Protocol):
 
     async def post(self, id: str, body: bytes, content_type: str, at_s: int) -> Posted:
         """Send `body`; raises `UpstreamUnavailable` when no answer comes. `id` is the same when it is sent again."""
+
+    async def close(self) -> None: ...
+
+
+class Identities(Protocol):
+    """People as others know them, by the bearer tokens these give out."""
+
+    async def caller(self, token: str) -> Caller:
+        """Who the token is of; raises `Unauthorized`, or `UpstreamUnavailable` when it cannot be checked now."""
 
     async def close(self) -> None: ...
 

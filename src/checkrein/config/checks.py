@@ -19,6 +19,7 @@ from checkrein.config.sections import (
     DriftConfig,
     GateConfig,
     LimitConfig,
+    OidcConfig,
     RolloutConfig,
     Server,
     UpstreamConfig,
@@ -27,7 +28,8 @@ from checkrein.config.sections import (
 )
 from checkrein.flow.limits import ON_DRIFT, QUESTIONS, Targets
 from checkrein.ledger.checkpoint import COSIGNATURE, VerifierKey
-from checkrein.model import BadRequest, ConfigError, Level, Outcome
+from checkrein.model import BadRequest, ConfigError, Level, Outcome, Permission
+from checkrein.model.identity import TOKEN_ALGORITHMS
 from checkrein.model.people import Absence
 from checkrein.model.requirement import parse_factors, parse_span
 from checkrein.model.retention import FLOOR_DAYS, Retention
@@ -39,6 +41,7 @@ MAX_PRICE = 1_000
 OUTCOMES = tuple(outcome.wire for outcome in Outcome)
 RISKS = tuple(level.value for level in Level)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _TIMEOUTS = ("connect_timeout", "first_byte_timeout", "idle_timeout", "total_timeout")
 _ROLLOUT_TIMES = ("stage_minutes", "stage_count", "shadow_minutes", "shadow_count")
 
@@ -53,6 +56,7 @@ def check(config: Config, places: Places) -> None:
     _check_people(config, places)
     _check_fallbacks(config, places)
     _check_budgets(config, places)
+    _check_issuers(config, places)
 
 
 def _check_people(config: Config, places: Places) -> None:
@@ -279,6 +283,34 @@ def _check_budgets(config: Config, places: Places) -> None:
             raise places.error(f"upstreams.{name}", "has no price", hint)
 
 
+def _check_oidc(name: str, given: OidcConfig, places: Places) -> None:
+    address = urlsplit(given.issuer) if _is_base_url(given.issuer) else None
+    if address is None or (address.scheme != "https" and address.hostname not in _LOOPBACK):
+        raise places.error(f"{name}.issuer", "is not an https address", "write it as the issuer's tokens have it")
+    for field in ("audience", "person"):
+        if not getattr(given, field):
+            raise places.error(f"{name}.{field}", "is empty", "tokens for others must not open this")
+    for field, known in (("algorithms", TOKEN_ALGORITHMS), ("can", tuple(Permission))):
+        values = getattr(given, field)
+        unknown = [value for value in values if value not in known]
+        if unknown or not values:
+            what = f"has no `{unknown[0][:40]}`" if unknown else "is empty"
+            raise places.error(f"{name}.{field}", what, f"known: {', '.join(known)}")
+    if not given.types:
+        raise places.error(f"{name}.types", "is empty", "leave it out for `JWT` and `at+jwt`")
+    if given.roles and not given.roles_claim:
+        raise places.error(f"{name}.roles", "is given without `roles_claim`", "name the claim they stand in")
+    if not 0 <= given.leeway <= 300:
+        raise places.error(f"{name}.leeway", "is not from 0 to 300", "give it in seconds")
+
+
+def _check_issuers(config: Config, places: Places) -> None:
+    issuers = [given.issuer for given in config.oidc.values()]
+    for name, given in config.oidc.items():
+        if issuers.count(given.issuer) > 1:
+            raise places.error(f"oidc.{name}.issuer", "stands twice", "give each issuer one table")
+
+
 def _is_base_url(text: str) -> bool:
     try:
         url = urlsplit(text)
@@ -303,4 +335,5 @@ _NAMED_CHECKS: dict[str, Callable[[str, Any, Places], None]] = {
     "webhooks": _check_webhook,
     "witnesses": _check_witness,
     "limits": _check_limit,
+    "oidc": _check_oidc,
 }

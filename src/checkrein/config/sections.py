@@ -108,6 +108,25 @@ class WebhookConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     from_start: bool = False
 
 
+class OidcConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An OpenID Connect issuer whose bearer tokens say who calls and who approves.
+
+    `person` is the claim that names them as `[people]` does; `roles` what its roles (in the claim `roles_claim`) are
+    called here; `agent` a claim that names the agent which holds the token, and an agent never votes.
+    """
+
+    issuer: str
+    audience: str
+    algorithms: tuple[str, ...] = ("RS256",)
+    types: tuple[str, ...] = ("JWT", "at+jwt")
+    person: str = "sub"
+    roles_claim: str = ""
+    roles: dict[str, str] = {}
+    agent: str = ""
+    can: tuple[str, ...] = ("call", "approve")
+    leeway: int = 30
+
+
 class WitnessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A C2SP tlog-witness that cosigns checkpoints: its submission prefix, and its key `name+id+base64`."""
 
@@ -190,6 +209,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     webhooks: dict[str, WebhookConfig] = {}
     witnesses: dict[str, WitnessConfig] = {}
     limits: dict[str, LimitConfig] = {}
+    oidc: dict[str, OidcConfig] = {}
     retention: Retention = Retention()
     rollout: RolloutConfig = RolloutConfig()
     gate: GateConfig = GateConfig()
@@ -233,4 +253,5 @@ NAMED: dict[str, type[msgspec.Struct]] = {
     "webhooks": WebhookConfig,
     "witnesses": WitnessConfig,
     "limits": LimitConfig,
+    "oidc": OidcConfig,
 }

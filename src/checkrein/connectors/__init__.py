@@ -7,6 +7,7 @@
 `python`  `@governed` for functions
 `http`    the `Upstream` port over aiohttp; `addresses` says where a name may lead
 `answerers` what answers golden cases: models, functions, commands
+`oidc`    people as OpenID Connect issuers know them; `tokens` says what a token must hold
 `webhook` the `Hook` port: signed messages to systems outside
 `witness` the way to a C2SP tlog-witness, which is asked to cosign checkpoints
 

@@ -16,9 +16,9 @@ import msgspec
 
 from checkrein.model import (
     Action,
-    ApiKey,
     ApprovalRequired,
     BadRequest,
+    Caller,
     CheckreinError,
     Denied,
     IdempotencyConflict,
@@ -57,7 +57,7 @@ class Chat(msgspec.Struct, frozen=True):
         return self.transport.get("stream") is True
 
 
-def read_chat(body: bytes, key: ApiKey) -> Chat:
+def read_chat(body: bytes, key: Caller) -> Chat:
     """Read a chat completion for the owner of `key`; raises `BadRequest` in words for its sender."""
     value = load_object(body)
     model = value.get("model")

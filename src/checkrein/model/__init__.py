@@ -35,7 +35,7 @@ from checkrein.model.errors import (
     UpstreamUnavailable,
     UpstreamUnreachable,
 )
-from checkrein.model.identity import ApiKey, Permission
+from checkrein.model.identity import ApiKey, Caller, Permission
 from checkrein.model.request import Action, Request, Resource, Subject
 from checkrein.model.requirement import Factor, Requirement
 from checkrein.model.risk import Level, Risk
@@ -46,6 +46,7 @@ __all__ = [
     "ApiKey",
     "ApprovalRequired",
     "BadRequest",
+    "Caller",
     "CheckreinError",
     "ConfigError",
     "Decision",

@@ -1,4 +1,4 @@
-"""Who is calling: a key, whose it is, and what it lets them do. Only the SHA-256 of a key is ever stored."""
+"""Who is calling: a key or a token, whose it is, and what it lets them do. Only the SHA-256 of a key is ever stored."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import hashlib
 import msgspec
 
 from checkrein.model.request import Subject
+
+#: how tokens may be signed: by a key pair, never by a shared secret, never not at all
+TOKEN_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519", "EdDSA")
 
 
 class Permission(enum.StrEnum):
@@ -27,18 +30,26 @@ class Permission(enum.StrEnum):
     METRICS = "metrics"
 
 
-class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is calling, once that is proved: `id` names the key, or the issuer and the person of a token."""
+
+    id: str
+    owner: str
+    roles: tuple[str, ...] = ()
+    agent: str = ""
+    permissions: tuple[Permission, ...] = ()
+
+    def subject(self) -> Subject:
+        return Subject("user", self.owner, {"roles": list(self.roles)})
+
+
+class ApiKey(Caller, frozen=True, kw_only=True):
     """A stored key. `id` is public (`key_...`); `digest` is the SHA-256 (hex) of the secret.
 
     After a rotation the secret of before opens it too, until `previous_until_us`.
     """
 
-    id: str
     name: str
-    owner: str
-    roles: tuple[str, ...] = ()
-    agent: str = ""
-    permissions: tuple[Permission, ...] = ()
     digest: str
     created_us: int
     expires_us: int = 0
@@ -55,9 +66,6 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the secret of this digest opens the key now."""
         previous = digest == self.previous_digest and now_us < self.previous_until_us
         return self.live(now_us) and (digest == self.digest or previous)
-
-    def subject(self) -> Subject:
-        return Subject("user", self.owner, {"roles": list(self.roles)})
 
 
 def key_digest(secret: str) -> str:

@@ -16,9 +16,9 @@ from checkrein.ledger import Head, Record
 from checkrein.ledger.record import Facets, Prepared, place, policies, prepare
 from checkrein.ledger.tree import Frontier, leaf_hash
 from checkrein.ledger.verify import Entry, Snapshot
-from checkrein.model import CheckreinError, StoreConflict, StoreUnavailable
+from checkrein.model import CheckreinError, StoreUnavailable
 from checkrein.model.json import MAX_INTEGER
-from checkrein.ports import Changes, Clock, Counted, RecordQuery, Row, Save, Unit
+from checkrein.ports import Changes, Clock, Counted, RecordQuery, Row, Unit
 from checkrein.storage.shapes import SPACE, SPREAD, draw_below
 from checkrein.storage.units import Randomness, Stamper, Written, checked, conflict, moved, unrecordable
 

@@ -14,7 +14,7 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from checkrein.model import ApiKey, BadRequest, Permission, Request
+from checkrein.model import BadRequest, Caller, Permission, Request
 from checkrein.model.json import canonical, dumps, fold, load_object
 from checkrein.ports import Clock
 from checkrein.services.access_requests import AccessRefused, AccessRequests, Denial, task
@@ -90,7 +90,7 @@ class AccessRequestRoutes:
             await self._waiting.settled(id, wait_s, self._drain)
         return self._answer(http, id)
 
-    def _require(self, key: ApiKey, id: str) -> None:
+    def _require(self, key: Caller, id: str) -> None:
         """Raise `AccessRefused` unless the caller may speak for the subject of this task."""
         stored = self._approvals.find(id)
         own = stored is not None and (stored.requester.type, stored.requester.id) == ("user", key.owner)

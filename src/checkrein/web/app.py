@@ -129,7 +129,7 @@ def create_app(
         path: str = scope["path"]
         try:
             guard.check_host(headers)
-            scope["checkrein.key"] = guard.key(headers)
+            scope["checkrein.key"] = await guard.caller(headers)
         except CheckreinError as error:
             await error_response(path, error)(scope, receive, send)
             return

@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from checkrein.flow.approval import Approval, State, VoteRefused
 from checkrein.ledger import Record
 from checkrein.ledger.record import facets
-from checkrein.model import ApiKey, BadRequest, NotFound, Permission
+from checkrein.model import BadRequest, Caller, NotFound, Permission
 from checkrein.model.json import dumps, load_object
 from checkrein.model.stamp import stamp
 from checkrein.ports import Clock
@@ -86,7 +86,7 @@ class ApprovalRoutes:
         after = await asyncio.to_thread(self.cast, approval.id, key, ballot)
         return _json(to_json(after, self._clock.now_us()))
 
-    def cast(self, id: str, key: ApiKey, ballot: Ballot) -> Approval:
+    def cast(self, id: str, key: Caller, ballot: Ballot) -> Approval:
         """The approval after the vote of the key's owner; raises `VoteRefused`, `IllegalEvent`."""
         if key.agent:
             error = VoteRefused(
@@ -119,7 +119,7 @@ class ApprovalRoutes:
         stream = self._stream(key, int(last) if last else -1)
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
-    async def _stream(self, key: ApiKey, after: int) -> AsyncIterator[bytes]:
+    async def _stream(self, key: Caller, after: int) -> AsyncIterator[bytes]:
         loop, news, until = asyncio.get_running_loop(), asyncio.Event(), monotonic() + MAX_STREAM_S
 
         def told() -> None:
@@ -145,7 +145,7 @@ class ApprovalRoutes:
                 except TimeoutError:
                     yield b":\n\n"
 
-    def _shows(self, key: ApiKey, record: Record) -> bool:
+    def _shows(self, key: Caller, record: Record) -> bool:
         if _SEES_ALL & set(key.permissions):
             return True
         try:
@@ -186,7 +186,7 @@ def read_ballot(data: bytes) -> Ballot:
     return ballot
 
 
-def sees(key: ApiKey, approval: Approval) -> bool:
+def sees(key: Caller, approval: Approval) -> bool:
     """Whether the holder of this key may look at the approval."""
     own = approval.requester.type == "user" and approval.requester.id == key.owner
     return own or bool(_SEES_ALL & set(key.permissions))

@@ -15,8 +15,8 @@ from starlette.responses import Response
 from checkrein.connectors import openclaw
 from checkrein.decide.redact import Placeholders, redact_json
 from checkrein.model import (
-    ApiKey,
     BadRequest,
+    Caller,
     Decision,
     IdempotencyConflict,
     Outcome,
@@ -61,7 +61,7 @@ ITEM_STATUS: Mapping[type[Exception], int] = {
 class _Call(msgspec.Struct, frozen=True):
     """What holds for every item of a call: whose it is, its trace if the caller named one, its idempotency key."""
 
-    key: ApiKey
+    key: Caller
     trace_id: str
     once: Once | None
 
@@ -176,7 +176,7 @@ def base_url(http: HttpRequest, public_url: str) -> str:
     return public_url.rstrip("/") or f"{http.url.scheme}://{http.headers['host']}"
 
 
-def as_caller(request: Request, key: ApiKey) -> Request:
+def as_caller(request: Request, key: Caller) -> Request:
     """The request with a subject the key may speak for.
 
     A key that may `decide` is an enforcement point and names the subject. Any other key speaks for its owner

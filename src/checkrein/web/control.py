@@ -11,7 +11,7 @@ from collections.abc import Callable
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from checkrein.model import ApiKey, BadRequest, Permission, Unauthorized
+from checkrein.model import BadRequest, Caller, Permission, Unauthorized
 from checkrein.model.json import JsonObject, dumps, load_object
 from checkrein.model.target import Target, What
 from checkrein.services.killswitch import KillSwitch, Switch
@@ -55,7 +55,7 @@ class Control:
         switch = await asyncio.to_thread(throw)
         return _json(switch.to_json())
 
-    def _require_alive(self, key: ApiKey) -> None:
+    def _require_alive(self, key: Caller) -> None:
         """A key that is killed does not revive itself."""
         if self._killswitch.barring((Target(What.KEY, key.id),)):
             raise Unauthorized("this key is killed", hint="use another, or the command line", forbidden=True)

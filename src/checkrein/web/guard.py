@@ -9,10 +9,13 @@ from collections.abc import Iterable
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from checkrein.model import ApiKey, Permission, Unauthorized
+from checkrein.model import Caller, Permission, Unauthorized
+from checkrein.ports import Identities
 from checkrein.services.keys import Keys
 
 _LOOPBACK = ("localhost",)
+#: what parts a token in compact form
+_JWT_DOTS = 2
 #: an IPv6 address in brackets, or a name or IPv4 address; and a port
 _HOST = re.compile(r"(?:\[([0-9a-f:.]{2,45})\]|([a-z0-9](?:[a-z0-9._-]{0,251}[a-z0-9])?))(?::([0-9]{1,5}))?")
 
@@ -38,8 +41,9 @@ class Guard:
     very host that is called; there is no page of ours elsewhere.
     """
 
-    def __init__(self, keys: Keys, allowed_hosts: Iterable[str]) -> None:
+    def __init__(self, keys: Keys, identities: Identities, allowed_hosts: Iterable[str]) -> None:
         self._keys = keys
+        self._identities = identities
         self._hosts = {host.lower() for host in allowed_hosts} | set(_LOOPBACK)
 
     def check_host(self, headers: Headers) -> None:
@@ -57,11 +61,14 @@ class Guard:
         if headers.getlist("origin") not in ([], [f"http://{own}"], [f"https://{own}"]):
             raise Unauthorized("a page of another origin may not call this", forbidden=True)
 
-    def key(self, headers: Headers) -> ApiKey:
-        """The caller's key; raises `Unauthorized`."""
+    async def caller(self, headers: Headers) -> Caller:
+        """Who calls, by a key or by a token of an issuer that is trusted here; raises `Unauthorized`."""
         values = headers.getlist("authorization")
         scheme, _, secret = values[0].partition(" ") if len(values) == 1 else ("", "", "")
-        found = self._keys.find(secret.strip()) if scheme.lower() == "bearer" and secret.strip() else None
+        secret = secret.strip() if scheme.lower() == "bearer" else ""
+        if secret.count(".") == _JWT_DOTS:  # no key has any
+            return await self._identities.caller(secret)
+        found = self._keys.find(secret) if secret else None
         if found is None:
             raise Unauthorized(
                 "no valid key", hint="send `Authorization: Bearer crk_...`; `checkrein keys create` makes one"
@@ -69,10 +76,10 @@ class Guard:
         return found
 
 
-def allow(scope: Scope, *permissions: Permission) -> ApiKey:
+def allow(scope: Scope, *permissions: Permission) -> Caller:
     """The key of this request, if it has one of the permissions; raises `Unauthorized`."""
     key = scope["checkrein.key"]
-    if not isinstance(key, ApiKey) or not set(permissions) & set(key.permissions):
+    if not isinstance(key, Caller) or not set(permissions) & set(key.permissions):
         wanted = " or ".join(f"`{permission.value}`" for permission in permissions)
         raise Unauthorized(
             f"this key may not do that; it needs {wanted}",

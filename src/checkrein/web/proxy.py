@@ -20,7 +20,14 @@ from checkrein.connectors import openai, openclaw
 from checkrein.connectors.chunks import Chunks
 from checkrein.connectors.completions import Whole, failure
 from checkrein.connectors.metering import Meter
-from checkrein.model import ApiKey, CheckreinError, Decision, Permission, UpstreamUnavailable, UpstreamUnreachable
+from checkrein.model import (
+    Caller,
+    CheckreinError,
+    Decision,
+    Permission,
+    UpstreamUnavailable,
+    UpstreamUnreachable,
+)
 from checkrein.model.json import dumps
 from checkrein.ports import Reply
 from checkrein.services.answers import Answers, Proposal, Verdict
@@ -96,7 +103,7 @@ class Proxy:
             watch.remove_done_callback(leave)
             watch.cancel()
 
-    async def _serve(self, key: ApiKey, trace_id: str, once: str, data: bytes, send: Send, hold: Hold) -> None:
+    async def _serve(self, key: Caller, trace_id: str, once: str, data: bytes, send: Send, hold: Hold) -> None:
         answer = Answer(send, trace_id)
         keys = self._gateway.idempotency
         try:
