@@ -12,9 +12,9 @@ from msgspec import Meta
 from checkrein.connectors.openai import Chat
 from checkrein.model import (
     Action,
-    ApiKey,
     ApprovalRequired,
     BadRequest,
+    Caller,
     Denied,
     Permission,
     Request,
@@ -72,7 +72,7 @@ class Invoke(msgspec.Struct, frozen=True, rename="camel"):
     args: dict[str, Any] = {}
     agent_id: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")] = "main"
 
-    def request(self, key: ApiKey) -> Request:
+    def request(self, key: Caller) -> Request:
         """The action that is asked for, as the plugin will name it too."""
         tool = self.name or self.tool
         tool = NAMES.get(tool, tool)
@@ -161,7 +161,7 @@ def seen(event: object) -> Seen | None:
     return Seen(found, not _blocked(data)) if data.get("phase") == "result" else None
 
 
-def in_turn(chat: Chat, key: ApiKey) -> Chat:
+def in_turn(chat: Chat, key: Caller) -> Chat:
     """A model call of a gateway's agent, on behalf of the turn it belongs to; any other chat as it is.
 
     The agent's session stands in the message it was prompted with, and in the session the turn's handle. Only a key
