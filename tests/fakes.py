@@ -18,6 +18,10 @@ class FakeModel:
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.raw: list[bytes] = []
+        self.paths: list[str] = []
+        #: its list of models, and how often that was asked for
+        self.models = b'{"object":"list","data":[]}'
+        self.lists = 0
         self.headers: list[dict[str, str]] = []
         self.witness: Callable[[dict[str, str]], None] = lambda headers: None
         self.status = 200
@@ -43,6 +47,13 @@ class FakeModel:
             if not message.get("more_body"):
                 break
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        if scope["method"] == "GET":
+            self.lists += 1
+            start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}
+            await send(start)
+            await send({"type": "http.response.body", "body": self.models})
+            return
+        self.paths.append(scope["path"])
         self.raw.append(body)
         self.bodies.append(json.loads(body))
         self.headers.append(headers)
@@ -110,3 +121,63 @@ def speech(
         return Decision.allow()
 
     return Speech(consider, placeholders or Placeholders())
+
+
+def response(*items: dict[str, Any]) -> bytes:
+    """A response with these items."""
+    return json.dumps(_response(items, "completed")).encode()
+
+
+def said(text: str) -> dict[str, Any]:
+    part = {"type": "output_text", "text": text, "annotations": []}
+    return {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
+
+
+def called(name: str, input: Any, place: int = 0) -> dict[str, Any]:
+    text = input if isinstance(input, str) else json.dumps(input)
+    about = {"id": f"fc_{place}", "call_id": f"call_{place}", "status": "completed"}
+    return {"type": "function_call", **about, "name": name, "arguments": text}
+
+
+def _response(items: Any, status: str) -> dict[str, Any]:
+    about = {"id": "resp_1", "object": "response", "created_at": 1, "model": "m", "status": status}
+    return {**about, "output": list(items), "tools": [], "tool_choice": "auto", "parallel_tool_calls": True}
+
+
+def response_events(*items: dict[str, Any], piece: int = 7) -> list[bytes]:
+    """The same as a stream of events."""
+    told: list[dict[str, Any]] = [{"type": "response.created", "response": _response((), "in_progress")}]
+    for index, item in enumerate(items):
+        at = {"output_index": index, "item_id": item["id"]}
+        if item["type"] == "message":
+            part = item["content"][0]
+            text = {**at, "content_index": 0}
+            added = {**item, "status": "in_progress", "content": []}
+            told.append({"type": "response.output_item.added", "output_index": index, "item": added})
+            told.append({"type": "response.content_part.added", **text, "part": {**part, "text": ""}})
+            told += [
+                {"type": "response.output_text.delta", **text, "delta": words, "logprobs": []}
+                for words in _pieces(part["text"], piece)
+            ]
+            told.append({"type": "response.output_text.done", **text, "text": part["text"], "logprobs": []})
+            told.append({"type": "response.content_part.done", **text, "part": part})
+        else:
+            added = {**item, "status": "in_progress", "arguments": ""}
+            told.append({"type": "response.output_item.added", "output_index": index, "item": added})
+            told += [
+                {"type": "response.function_call_arguments.delta", **at, "delta": words}
+                for words in _pieces(item["arguments"], piece)
+            ]
+            done = {"arguments": item["arguments"], "name": item["name"]}
+            told.append({"type": "response.function_call_arguments.done", **at, **done})
+        told.append({"type": "response.output_item.done", "output_index": index, "item": item})
+    told.append({"type": "response.completed", "response": _response(items, "completed")})
+    return [typed({**event, "sequence_number": number}) for number, event in enumerate(told)]
+
+
+def _pieces(text: str, size: int) -> list[str]:
+    return [text[start : start + size] for start in range(0, len(text), size)]
+
+
+def typed(event: dict[str, Any]) -> bytes:
+    return f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()

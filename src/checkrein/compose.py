@@ -89,6 +89,7 @@ from checkrein.web.control import Control
 from checkrein.web.guard import Guard
 from checkrein.web.invoke import Invoke
 from checkrein.web.metrics import Metrics
+from checkrein.web.models import Models
 from checkrein.web.openclaw import OpenClaw
 from checkrein.web.proxy import Proxy
 from checkrein.web.routes import Route, Routes
@@ -244,12 +245,12 @@ class System:
             await issuers.close()
 
         drain, issuers = Drain(), Issuers(expected_tokens(self.config), self.clock)
-        named = {model for route in routes.values() for model in route.models if "*" not in model}
+        where = Routes(routes)
         return create_app(
             Guard(self.keys, issuers, (server.host, *server.allowed_hosts)),
             Proxy(
                 self.gateway,
-                Routes(routes),
+                where,
                 max_body_bytes=server.max_body_bytes,
                 retry_after_s=parse_span(self.config.approvals.retry_after),
                 arms=self.arms,
@@ -261,8 +262,9 @@ class System:
                 public_url=server.public_url,
                 gateways=self.gateways,
             ),
-            Admin(self.audit, tuple(sorted(named)), self.failing, self.warnings, now_us=self.clock.now_us),
+            Admin(self.audit, self.failing, self.warnings, now_us=self.clock.now_us),
             Metrics(self.gateway.live, self.vitals, self.measured),
+            Models(where),
             Control(self.killswitch),
             ApprovalRoutes(self.approvals, self.waiting, self.clock, drain),
             AccessRequestRoutes(

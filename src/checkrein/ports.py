@@ -306,6 +306,9 @@ class Upstream(Protocol):
     async def send(self, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         """POST `body`; raises `UpstreamUnavailable` when no answer comes, `UpstreamUnreachable` if nothing was sent."""
 
+    async def get(self, path: str, headers: Mapping[str, str]) -> Reply:
+        """GET, for lists; raises as `send` does."""
+
     async def close(self) -> None: ...
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkrein.connectors.chunks import MAX_HELD_BYTES, Chunks
+from checkrein.connectors.chunks import Chunks
+from checkrein.connectors.stream import MAX_HELD_BYTES
 from checkrein.model import UpstreamUnavailable
 from checkrein.services.answers import Proposal, Verdict
 from fakes import chunk, speech, streamed

@@ -117,3 +117,10 @@ def test_a_line_without_end_is_not_kept():
     for _ in range(100):
         counted.chunk(b"x" * 10_000)
     assert len(counted._rest) <= 64 * 1024
+
+
+def test_a_streamed_response_says_what_it_used_in_its_last_event():
+    counted = meter()
+    counted.chunk(b'event: response.completed\ndata: {"type":"response.completed","response":{"usage":')
+    counted.chunk(b'{"input_tokens":12,"output_tokens":5}}}\n\n')
+    assert said(counted) == (12, 5, 12 * 2 + 5 * 10, False)

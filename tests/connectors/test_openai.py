@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from checkrein.connectors.openai import Chat, read_chat, refusal, route, upstream_body
+from checkrein.connectors.openai import Prompt, read_chat, refusal, route, upstream_body
 from checkrein.model import (
     Action,
     Advice,
@@ -33,11 +33,11 @@ KEY = ApiKey(id="key_1", name="bot", owner="alice", roles=("staff",), agent="bot
 HELLO = [{"role": "user", "content": "hello"}]
 
 
-def chat(**members: Any) -> Chat:
+def chat(**members: Any) -> Prompt:
     return read_chat(json.dumps({"model": "m", "messages": HELLO} | members).encode(), KEY)
 
 
-def sent(given: Chat, clean: Request | None = None, **options: Any) -> dict[str, Any]:
+def sent(given: Prompt, clean: Request | None = None, **options: Any) -> dict[str, Any]:
     body = upstream_body(given, clean or given.request, **({"redacted": False} | options))
     return dict(json.loads(body))
 

@@ -56,6 +56,9 @@ class FakeUpstream:
         self.replies.append(Said(answer))
         return self.replies[-1]
 
+    async def get(self, path: str, headers: Mapping[str, str]) -> Reply:
+        return Said(404)
+
     async def close(self) -> None:
         pass
 

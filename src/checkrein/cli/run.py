@@ -81,7 +81,7 @@ def serve(
 
     \b
     Routes, each needs a key (checkrein keys create):
-      POST /v1/chat/completions, GET /v1/models
+      POST /v1/chat/completions, /v1/responses and /v1/embeddings, GET /v1/models
       POST /access/v1/evaluation, /access/v1/evaluations and /access/v1/requests
       GET  /api/v1/approvals, /approvals/ID, /approvals/events
       POST /api/v1/approvals/ID/vote

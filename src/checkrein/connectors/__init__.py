@@ -1,8 +1,10 @@
 """Policy enforcement points: a protocol in, a `Request` out, the answer in the protocol's own words.
 
-`openai`  chat completions: body -> request, redacted body, error shapes
-`completions` what comes back: its tool calls, and refusals in the place of some; `chunks` the same for streams,
-          `texts` their words
+`openai`  what is asked of a model: body -> request, redacted body, error shapes
+`dialects` the protocols that are served, in one table
+`completions`, `chunks` a chat completion as it comes back, whole and as a stream
+`responses`, `events` the same for `/v1/responses`
+`stream`, `texts` what is the same for all streams: calls are held until they are decided, words go on redacted
 `sse`     server-sent events as they arrive
 `python`  `@governed` for functions
 `http`    the `Upstream` port over aiohttp; `addresses` says where a name may lead

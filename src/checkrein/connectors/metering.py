@@ -1,4 +1,4 @@
-"""How many tokens a chat completion will use, and did use, in the words of the OpenAI protocol.
+"""How many tokens a prompt will use, and did use, in the words of the OpenAI protocol.
 
 What it will use is guessed before it is sent: a token for every three characters of ASCII text and for every character
 of other text, and as many in the answer as the request allows. What it did use says the upstream, in the member `usage`
@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 
 import msgspec
 
-from checkrein.connectors.openai import Chat
+from checkrein.connectors.openai import Prompt
 from checkrein.flow.quota import Amount, Price
 
 #: an image or a file in a request, whatever its size
@@ -46,23 +46,29 @@ class _Tokens(msgspec.Struct):
     output_tokens: int | None = None
 
 
-class _Answer(msgspec.Struct):
+class _Response(msgspec.Struct):
     usage: _Tokens | None = None
+
+
+class _Answer(_Response):
+    """The last event of a streamed response holds the whole `response`."""
+
+    response: _Response | None = None
 
 
 _decode = msgspec.json.Decoder(_Answer).decode
 
 
 class Meter:
-    """Counts one chat completion. `wish` is what it may use at most, as far as one can guess.
+    """Counts one prompt. `wish` is what it may use at most, as far as one can guess.
 
     `tariff` is that of the upstream that answers, which may be another than the first one asked.
     """
 
-    def __init__(self, chat: Chat, tariff: Tariff) -> None:
-        self._model = chat.model
+    def __init__(self, prompt: Prompt, tariff: Tariff) -> None:
+        self._model = prompt.model
         self.tariff = tariff
-        self._expected = _said(chat.request.action.input), _allowed(chat.request.action.input, tariff.output_tokens)
+        self._expected = _said(prompt.request.action.input), _allowed(prompt.request.action.input, tariff.output_tokens)
         self._usage: tuple[int, int] | None = None
         self._events = 0
         self._rest = b""
@@ -107,9 +113,10 @@ class Meter:
 
     def _read(self, text: bytes) -> None:
         try:
-            usage = _decode(text).usage
+            answer = _decode(text)
         except (msgspec.MsgspecError, RecursionError):
             return  # somebody else's words: it is guessed then
+        usage = answer.response.usage if answer.usage is None and answer.response else answer.usage
         if usage is not None:
             given = usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens
             made = usage.output_tokens if usage.completion_tokens is None else usage.completion_tokens

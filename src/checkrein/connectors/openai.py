@@ -37,12 +37,14 @@ from checkrein.model.request import PROMPT
 
 #: members of the body that are not part of the action
 TRANSPORT = ("stream", "stream_options", "user")
+#: types of tools that the caller runs itself: its calls are decided when the model answers them
+CALLERS_TOOLS = ("function", "custom")
 _OPTION = re.compile("[a-z_]{1,40}")
 _encode = msgspec.json.Encoder().encode
 
 
-class Chat(msgspec.Struct, frozen=True):
-    """A chat completion as it was asked for: the action, and what steers the transport."""
+class Prompt(msgspec.Struct, frozen=True):
+    """What is asked of a model: the action, and what steers the transport."""
 
     request: Request
     transport: dict[str, object]
@@ -56,18 +58,34 @@ class Chat(msgspec.Struct, frozen=True):
     def stream(self) -> bool:
         return self.transport.get("stream") is True
 
+    def hosted(self) -> list[tuple[str, dict[str, object]]]:
+        """The tools that the upstream is asked to run itself, each with how it is set up."""
+        given = self.request.action.input
+        tools = given.get("tools")
+        found = [
+            (str(tool.get("type")), {name: item for name, item in tool.items() if name != "type"})
+            for tool in (tools if isinstance(tools, list) else ())
+            if isinstance(tool, dict) and tool.get("type") not in CALLERS_TOOLS
+        ]
+        search = given.get("web_search_options")
+        return found if search is None else [*found, ("web_search", search if isinstance(search, dict) else {})]
 
-def read_chat(body: bytes, key: Caller) -> Chat:
-    """Read a chat completion for the owner of `key`; raises `BadRequest` in words for its sender."""
-    value = load_object(body)
+
+def named_model(value: dict[str, object]) -> str:
     model = value.get("model")
     if not isinstance(model, str) or not model or len(model) > 256:
         raise BadRequest("`model` is missing or not text", hint="name a model; `/v1/models` lists them")
-    messages = value.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise BadRequest("`messages` is missing or empty", hint='send `"messages": [{"role": "user", ...}]`')
-    for index, message in enumerate(messages):
-        _check_message(f"messages[{index}]", message)
+    return model
+
+
+def no_messages(value: dict[str, object]) -> None:
+    """What the user asks for stands in one place only."""
+    if "messages" in value:
+        raise BadRequest("`messages` has no place here", hint="send it as `input`, or to `/v1/chat/completions`")
+
+
+def check_stream(value: dict[str, object]) -> None:
+    """Nothing may hide in what steers the transport, which policies do not see."""
     if not isinstance(value.get("stream", False), bool | None):
         raise BadRequest("`stream` is not true or false", hint="send true or false")
     options = value.get("stream_options") or {}
@@ -75,11 +93,45 @@ def read_chat(body: bytes, key: Caller) -> Chat:
         _OPTION.fullmatch(name) and isinstance(option, bool) for name, option in options.items()
     ):
         raise BadRequest("`stream_options` holds more than true or false", hint='send `{"include_usage": true}`')
+
+
+def prompt(body: bytes, value: dict[str, object], key: Caller) -> Prompt:
+    """The prompt of the owner of `key`."""
+    tools = value.get("tools")
+    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+        raise BadRequest("`tools` is not a list of objects", hint='send `[{"type": "function", ...}]`')
     transport = {name: value[name] for name in TRANSPORT if name in value}
     content = {name: item for name, item in value.items() if name not in TRANSPORT}
     context: dict[str, object] = {"agent": {"id": key.agent}} if key.agent else {}
-    request = Request(key.subject(), Action(PROMPT, {"input": content}), Resource("model", model), context)
-    return Chat(request, transport, body)
+    resource = Resource("model", named_model(value))
+    return Prompt(Request(key.subject(), Action(PROMPT, {"input": content}), resource, context), transport, body)
+
+
+def read_embeddings(body: bytes, key: Caller) -> Prompt:
+    """Texts that are turned into vectors are a prompt too."""
+    value = load_object(body)
+    named_model(value)
+    no_messages(value)
+    given = value.get("input")
+    texts = given if isinstance(given, list) else [given]
+    if not texts or not all(isinstance(text, str) and text for text in texts):
+        raise BadRequest("`input` is not text", hint="send text or a list of texts; tokens cannot be read")
+    if value.get("stream"):
+        raise BadRequest("embeddings have no stream", hint="leave `stream` out")
+    return prompt(body, value, key)
+
+
+def read_chat(body: bytes, key: Caller) -> Prompt:
+    """Read a chat completion for the owner of `key`; raises `BadRequest` in words for its sender."""
+    value = load_object(body)
+    named_model(value)
+    messages = value.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise BadRequest("`messages` is missing or empty", hint='send `"messages": [{"role": "user", ...}]`')
+    for index, message in enumerate(messages):
+        _check_message(f"messages[{index}]", message)
+    check_stream(value)
+    return prompt(body, value, key)
 
 
 def _check_message(place: str, message: object) -> None:
@@ -94,7 +146,7 @@ def _check_message(place: str, message: object) -> None:
         raise BadRequest(f"`{place}.content` is not text or a list of parts", hint="give each part a `type`")
 
 
-def upstream_body(chat: Chat, clean: Request, *, redacted: bool, handle: str = "", model: str = "") -> bytes:
+def upstream_body(chat: Prompt, clean: Request, *, redacted: bool, handle: str = "", model: str = "") -> bytes:
     """What goes to the upstream: the original bytes, unless something in them is redacted, added or left out.
 
     `model` is what the upstream calls the model, where that is another name.

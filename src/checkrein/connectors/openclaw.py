@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from checkrein.connectors.openai import Chat
+from checkrein.connectors.openai import Prompt
 from checkrein.model import (
     Action,
     ApprovalRequired,
@@ -119,9 +119,16 @@ class WatchedUpstream:
         return self._upstream.name
 
     async def send(self, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        self._check()
+        return await self._upstream.send(path, body, headers)
+
+    async def get(self, path: str, headers: Mapping[str, str]) -> Reply:
+        self._check()
+        return await self._upstream.get(path, headers)
+
+    def _check(self) -> None:
         if refused := self._refusal(self.name):
             raise UpstreamUnreachable(refused, hint="`checkrein openclaw status` says how the gateways stand")
-        return await self._upstream.send(path, body, headers)
 
     async def close(self) -> None:
         await self._upstream.close()
@@ -161,7 +168,7 @@ def seen(event: object) -> Seen | None:
     return Seen(found, not _blocked(data)) if data.get("phase") == "result" else None
 
 
-def in_turn(chat: Chat, key: Caller) -> Chat:
+def in_turn(chat: Prompt, key: Caller) -> Prompt:
     """A model call of a gateway's agent, on behalf of the turn it belongs to; any other chat as it is.
 
     The agent's session stands in the message it was prompted with, and in the session the turn's handle. Only a key

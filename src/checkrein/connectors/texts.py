@@ -1,4 +1,4 @@
-"""The words of a stream of chat completions: released as far as they are decided, redacted where policy says so.
+"""The words of a stream: released as far as they are decided, redacted where policy says so.
 
 As long as nothing is taken out, the events go on as they came, each once all of its words are released. From the first
 word that is taken out on, events are told anew: each with the words that are released by then.
@@ -7,8 +7,8 @@ word that is taken out on, events are told anew: each with the words that are re
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 import msgspec
 
@@ -16,8 +16,30 @@ from checkrein.connectors.completions import ABOUT, ABOUT_CHOICE, SILENT, Json, 
 from checkrein.connectors.sse import Event, dump
 from checkrein.services.speech import Speech, Voice
 
-#: where a text stands: its choice, and the members of the message that lead to it
-Place = tuple[int, tuple[str | int, ...]]
+#: where a text stands in a stream
+Place = tuple[str | int, ...]
+
+
+class Form(Protocol):
+    """What a protocol's events look like."""
+
+    def texts(self, value: Json) -> Iterator[tuple[Place, str]]:
+        """The pieces of texts in an event, each with the place of its text."""
+
+    def put(self, value: Json, place: Place, text: str) -> None:
+        """Replace the piece that stands there."""
+
+    def over(self, value: Json, under_way: Iterable[Place]) -> list[Place]:
+        """Which of the texts under way end with this event."""
+
+    def piece(self, place: Place, text: str) -> Event:
+        """An event with one more piece of the text."""
+
+    def event(self, value: Json) -> Event:
+        """The event told anew."""
+
+    def redact(self, value: Json, speech: Speech) -> bool:
+        """Redact in place what is said whole in this event; whether something was."""
 
 
 class _Held(msgspec.Struct, frozen=True):
@@ -31,8 +53,9 @@ class _Held(msgspec.Struct, frozen=True):
 class Texts:
     """Events in, events out. `close` gives what is left when the stream ends."""
 
-    def __init__(self, speech: Speech) -> None:
+    def __init__(self, speech: Speech, form: Form) -> None:
         self._speech = speech
+        self._form = form
         self._voices: dict[Place, Voice] = {}
         self._queue: deque[_Held] = deque()
         #: of each text: what stands in events that wait, and how much of it is released
@@ -40,36 +63,28 @@ class Texts:
         self._heard: dict[Place, int] = {}
         #: once events are told anew: what is released and not told yet
         self._due: dict[Place, str] | None = None
-        self._about: Json = {}
 
     def feed(self, event: Event, value: Json) -> Iterator[Event]:
-        if value.get("choices"):
-            self._about = {name: value[name] for name in value if name in ABOUT and name not in ("choices", "usage")}
-        anew = self._beside(value)
-        found = dict(_texts(value))
+        anew = self._form.redact(value, self._speech)
+        found = dict(self._form.texts(value))
         for place, text in found.items():
             if place not in self._voices:
                 self._voices[place] = Voice(self._speech)
             self._waiting[place] = self._waiting.get(place, "") + text
             self._release(place, self._voices[place].feed(text))
-        for choice in choices(value):
-            if choice.get("finish_reason") is not None:
-                self._finish(index_of(choice))
+        self._finish(self._form.over(value, self._voices))
         self._queue.append(_Held(event, value, found))
         if anew:
             self._tell_anew()
         yield from self._released()
 
     def close(self) -> Iterator[Event]:
-        for index in {index for index, _ in self._voices}:
-            self._finish(index)
+        self._finish([*self._voices])
         yield from self._released()
-        for (index, path), text in (self._due or {}).items():
-            if text:
-                yield self._chunk(index, path, text)
+        yield from self._left([*(self._due or ())])
 
-    def _finish(self, index: int) -> None:
-        for place in [place for place in self._voices if place[0] == index]:
+    def _finish(self, places: Iterable[Place]) -> None:
+        for place in places:
             self._release(place, self._voices.pop(place).finish())
             if self._due is None and self._heard[place] < len(self._waiting[place]):
                 self._tell_anew()
@@ -105,61 +120,73 @@ class Texts:
                 yield from self._retold(held, self._due)
 
     def _retold(self, held: _Held, due: dict[Place, str]) -> Iterator[Event]:
-        for choice in choices(held.value):
-            index = index_of(choice)
-            choice.pop("logprobs", None)
-            for place in held.texts:
-                if place[0] == index:
-                    _put(choice, place[1], due.pop(place, ""))
-            if choice.get("finish_reason") is not None:
-                for at, path in [place for place in due if place[0] == index]:
-                    if text := due.pop((at, path)):
-                        yield self._chunk(index, path, text)
-        yield dump(held.value)
+        for place in held.texts:
+            self._form.put(held.value, place, due.pop(place, ""))
+        yield from self._left(self._form.over(held.value, due))
+        yield self._form.event(held.value)
 
-    def _beside(self, value: Json) -> bool:
-        """Redact what else an event holds, in place; whether there was something."""
+    def _left(self, places: Iterable[Place]) -> Iterator[Event]:
+        """What is due of these texts, in events of our own."""
+        for place in places:
+            text = self._due.pop(place, "") if self._due else ""
+            if text:
+                yield self._form.piece(place, text)
+
+
+class ChunkForm:
+    """Chunks of chat completions. A text is known by its choice and the members that lead to it."""
+
+    def __init__(self) -> None:
+        self._about: Json = {}
+
+    def texts(self, value: Json) -> Iterator[tuple[Place, str]]:
+        if value.get("choices"):
+            self._about = {name: value[name] for name in value if name in ABOUT and name not in ("choices", "usage")}
+        for choice in choices(value):
+            for message in messages(choice):
+                words = {name: item for name, item in message.items() if name not in SILENT}
+                yield from _leaves(words, (index_of(choice),))
+
+    def put(self, value: Json, place: Place, text: str) -> None:
+        for choice in choices(value):
+            choice.pop("logprobs", None)  # its tokens are words too
+            if index_of(choice) == place[0]:
+                for message in messages(choice):
+                    part: Any = message
+                    for step in place[1:-1]:
+                        part = part[step]
+                    part[place[-1]] = text
+
+    def over(self, value: Json, under_way: Iterable[Place]) -> list[Place]:
+        ended = {index_of(choice) for choice in choices(value) if choice.get("finish_reason") is not None}
+        return [place for place in under_way if place[0] in ended]
+
+    def piece(self, place: Place, text: str) -> Event:
+        delta: object = text
+        for step in reversed(place[1:]):
+            delta = {step: delta} if isinstance(step, str) else [delta]
+        return dump({**self._about, "choices": [{"index": place[0], "delta": delta, "finish_reason": None}]})
+
+    def event(self, value: Json) -> Event:
+        return dump(value)
+
+    def redact(self, value: Json, speech: Speech) -> bool:
         found = False
-        parts = [(value, ABOUT), *((choice, ABOUT_CHOICE) for choice in choices(value))]
-        for part, about in parts:
+        for part, about in [(value, ABOUT), *((choice, ABOUT_CHOICE) for choice in choices(value))]:
             for name in [name for name in part if name not in about and part[name] is not None]:
-                clean = self._speech.whole(part[name])
+                clean = speech.whole(part[name])
                 found = found or clean is not part[name]
                 part[name] = clean
         return found
 
-    def _chunk(self, index: int, path: tuple[str | int, ...], text: str) -> Event:
-        delta: object = text
-        for step in reversed(path):
-            delta = {step: delta} if isinstance(step, str) else [delta]
-        return dump({**self._about, "choices": [{"index": index, "delta": delta, "finish_reason": None}]})
 
-
-def _texts(value: Json) -> Iterator[tuple[Place, str]]:
-    """Every text of an event that somebody could read as words, with its place."""
-    for choice in choices(value):
-        for message in messages(choice):
-            words = {name: item for name, item in message.items() if name not in SILENT}
-            for path, text in _leaves(words, ()):
-                yield (index_of(choice), path), text
-
-
-def _leaves(value: object, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def _leaves(value: object, place: Place) -> Iterator[tuple[Place, str]]:
     if isinstance(value, str):
         if value:
-            yield path, value
+            yield place, value
     elif isinstance(value, dict):
         for name, item in value.items():
-            yield from _leaves(item, (*path, name))
+            yield from _leaves(item, (*place, name))
     elif isinstance(value, list):
-        for place, item in enumerate(value):
-            yield from _leaves(item, (*path, place))
-
-
-def _put(choice: Json, path: tuple[str | int, ...], text: str) -> None:
-    """Replace the text that stands there."""
-    for message in messages(choice):
-        part: Any = message
-        for step in path[:-1]:
-            part = part[step]
-        part[path[-1]] = text
+        for number, item in enumerate(value):
+            yield from _leaves(item, (*place, number))

@@ -173,17 +173,24 @@ _OTHER_ROLES = frozenset({"system", "developer", "assistant", "tool", "function"
 
 def asked(body: Mapping[str, object]) -> str:
     """What the user asks for: text of the user's messages, or all text where none is marked as the user's."""
-    messages = body.get("messages")
+    messages = body.get("messages", body.get("input"))
+    if isinstance(messages, str) and messages.strip():
+        return messages
     if isinstance(messages, list):
         asked = [
             text
             for message in messages
-            if not (isinstance(message, Mapping) and message.get("role") in _OTHER_ROLES)
+            if not (isinstance(message, Mapping) and _is_others(message))
             for text in _strings(message.get("content") if isinstance(message, Mapping) else message)
         ]
         if any(text.strip() for text in asked):
             return "\n".join(asked)
     return "\n".join(_strings(body))
+
+
+def _is_others(message: Mapping[str, object]) -> bool:
+    """Whether this is what somebody else said: by its role, or an item that is no message (a call, its result)."""
+    return message.get("role") in _OTHER_ROLES or message.get("type", "message") != "message"
 
 
 def _strings(value: object) -> Iterator[str]:

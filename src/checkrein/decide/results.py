@@ -19,16 +19,19 @@ _ROLES = frozenset({"tool", "function"})
 
 def told(body: Mapping[str, object], manifests: Manifests) -> tuple[str, tuple[str, ...]]:
     """All that tools answered, as text, and the values of fields that can be trusted."""
-    messages = [item for item in _list(body.get("messages")) if isinstance(item, Mapping)]
+    messages = [item for item in _list(body.get("messages", body.get("input"))) if isinstance(item, Mapping)]
     names = _names(messages)
     said: list[str] = []
     vouched: list[str] = []
     for message in messages:
-        if message.get("role") not in _ROLES:
+        if str(message.get("type")).endswith("_output"):
+            content, tool = message.get("output"), names.get(str(message.get("call_id")))
+        elif message.get("role") in _ROLES:
+            content, tool = message.get("content"), names.get(str(message.get("tool_call_id")))
+            tool = str(message.get("name")) if message["role"] == "function" else tool
+        else:
             continue
-        content = message.get("content")
         said += [text for text, _ in texts(content)]
-        tool = message.get("name") if message["role"] == "function" else names.get(str(message.get("tool_call_id")))
         vouched += _vouched(content, tool, manifests)
     return "\n".join(said), tuple(dict.fromkeys(vouched))
 
@@ -37,11 +40,14 @@ def _names(messages: list[Mapping[str, object]]) -> dict[str, str | None]:
     """The tool of each call by the call's id; None for an id that stands for two calls."""
     names: dict[str, str | None] = {}
     for message in messages:
-        for call in _list(message.get("tool_calls")):
-            body = call.get("function") if isinstance(call, Mapping) else None
-            if isinstance(call, Mapping) and isinstance(body, Mapping):
-                id, name = str(call.get("id")), body.get("name")
-                names[id] = name if id not in names and isinstance(name, str) else None
+        calls = [call for call in _list(message.get("tool_calls")) if isinstance(call, Mapping)]
+        known = [
+            (call.get("id"), body.get("name")) for call in calls if isinstance(body := call.get("function"), Mapping)
+        ]
+        if message.get("type") == "function_call":
+            known.append((message.get("call_id"), message.get("name")))
+        for id, name in known:
+            names[str(id)] = name if str(id) not in names and isinstance(name, str) else None
     return names
 
 

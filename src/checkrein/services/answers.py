@@ -14,7 +14,17 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from checkrein.decide.redact import redact_json
-from checkrein.model import Action, Decision, Outcome, Request, Resource, Subject
+from checkrein.model import (
+    Action,
+    ApprovalRequired,
+    CheckreinError,
+    Decision,
+    Denied,
+    Outcome,
+    Request,
+    Resource,
+    Subject,
+)
 from checkrein.model.request import ANSWER, PROMPT
 from checkrein.services.gateway import Gateway
 from checkrein.services.governed import Governed
@@ -37,6 +47,16 @@ class Verdict(msgspec.Struct, frozen=True):
 
     refusal: str = ""
     input: dict[str, object] | None = None
+    #: what was decided, where it was decided here
+    made: Decision | None = None
+
+    def error(self) -> CheckreinError:
+        """What is told where the call is not made and no text can stand in its place."""
+        made = self.made or Decision(outcome=Outcome.DENY)
+        if made.outcome is Outcome.REQUIRE_REVIEW:
+            return ApprovalRequired(self.refusal, decision=made, approval_id=made.approval_id)
+        made = msgspec.structs.replace(made, outcome=Outcome.DENY)
+        return Denied(self.refusal or "what would have to be redacted here cannot be", decision=made)
 
     @property
     def passes(self) -> bool:
@@ -82,11 +102,11 @@ class Answers:
         request = Request(Subject(TURN, handle), action, Resource("tool", proposal.name))
         made = await self._gateway.propose(request, caller=governed.caller)
         if not made.outcome.runs:
-            return Verdict(refusal=refusal(proposal.name, made))
+            return Verdict(refusal(proposal.name, made), made=made)
         if made.outcome is Outcome.ALLOW_WITH_REDACTION:
             clean = redact_json(proposal.input, made.redact, governed.placeholders)
-            return Verdict(input=clean if isinstance(clean, dict) and clean is not proposal.input else None)
-        return Verdict()
+            return Verdict(made=made, input=clean if isinstance(clean, dict) and clean is not proposal.input else None)
+        return Verdict(made=made)
 
 
 def _answer(governed: Governed, chars: int, found: Mapping[str, int]) -> Request:

@@ -50,11 +50,17 @@ class Speech:
         """Before the first word: whether there may be an answer at all."""
         self._check()
 
-    def whole(self, value: object) -> object:
-        """A JSON value as it may be heard; the very same value when nothing is taken out."""
-        self.chars += sum(len(text) for text, _ in texts(value))
+    def whole(self, value: object, *, again: bool = False) -> object:
+        """A JSON value as it may be heard; the very same value when nothing is taken out.
+
+        What may have been said before (`again`) is not counted twice.
+        """
         found = detect_json(value)
-        if not found:
+        if again:
+            found = Counter({cls: count for cls, count in found.items() if cls not in self.found})
+        else:
+            self.chars += sum(len(text) for text, _ in texts(value))
+        if not found and not (again and self.found):
             return value
         self.note(found)
         return redact_json(value, self.decision.redact, self.placeholders)

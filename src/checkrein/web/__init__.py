@@ -2,7 +2,9 @@
 
 `app`      the ASGI application: Host and Origin checks, keys, limits, routes
 `authzen`  OpenID AuthZEN 1.0: `/access/v1/evaluation`, `/evaluations` and the metadata
-`proxy`    `/v1/chat/completions`, with a disconnect watcher
+`proxy`    `/v1/chat/completions`, `/v1/responses` and `/v1/embeddings`, with a disconnect watcher
+`answer`   one answer on its way to the caller
+`models`   `/v1/models`
 `routes`   which upstream a request goes to, and who stands in for it
 `access_requests` `/access/v1/requests`: denials that people may lift, by the AuthZEN profile
 `errors`    an answer for every error, in the words of the protocol

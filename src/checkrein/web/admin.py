@@ -31,14 +31,12 @@ class Admin:
     def __init__(
         self,
         audit: Audit,
-        models: tuple[str, ...],
         failing: Callable[[], tuple[str, ...]],
         warnings: Callable[[], tuple[str, ...]],
         *,
         now_us: Callable[[], int],
     ) -> None:
         self._audit = audit
-        self._models = models
         self._failing = failing
         self._warnings = warnings
         self._now_us = now_us
@@ -55,12 +53,6 @@ class Admin:
         failing = self._failing()
         answer = {"ready": not failing, "failing": list(failing), "warnings": list(self._warnings())}
         return JSONResponse(answer, status_code=503 if failing else 200)
-
-    async def models(self, http: HttpRequest) -> Response:
-        """The models that are named in the configuration; patterns such as `gpt-*` are not listed."""
-        allow(http.scope, Permission.CALL)
-        data = [{"id": model, "object": "model", "owned_by": "checkrein"} for model in self._models]
-        return JSONResponse({"object": "list", "data": data})
 
     async def records(self, http: HttpRequest) -> Response:
         """Records as JSON, newest first unless `order=asc`. `services.filters` names the filters; they add up."""

@@ -9,6 +9,7 @@ from starlette.datastructures import Headers
 from starlette.routing import compile_path, request_response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from checkrein.connectors.dialects import DIALECTS
 from checkrein.model import (
     CheckreinError,
     MethodNotAllowed,
@@ -28,10 +29,10 @@ from checkrein.web.invoke import PATH as INVOKE
 from checkrein.web.invoke import Invoke
 from checkrein.web.metrics import PATH as METRICS
 from checkrein.web.metrics import Metrics
+from checkrein.web.models import Models
 from checkrein.web.openclaw import ROOT as OPENCLAW
 from checkrein.web.openclaw import OpenClaw
-from checkrein.web.proxy import PATH as PROXIED
-from checkrein.web.proxy import Proxy
+from checkrein.web.proxy import PREFIX, Proxy
 
 log = logging.getLogger("checkrein.web")
 GET = ("GET", "HEAD")
@@ -59,6 +60,7 @@ def create_app(
     authzen: AuthZen,
     admin: Admin,
     figures: Metrics,
+    models: Models,
     control: Control,
     approvals: ApprovalRoutes,
     requests: AccessRequestRoutes,
@@ -70,7 +72,7 @@ def create_app(
 ) -> Application:
     """`stop` is awaited when the server shuts down, `drain` begins before."""
     routes: dict[str, tuple[tuple[str, ...], ASGIApp]] = {
-        PROXIED: (POST, proxy),
+        **{PREFIX + dialect.path: (POST, proxy.at(dialect)) for dialect in DIALECTS},
         INVOKE: (POST, request_response(invoke.invoke)),
         EVALUATION: (POST, request_response(authzen.evaluation)),
         EVALUATIONS: (POST, request_response(authzen.evaluations)),
@@ -78,7 +80,8 @@ def create_app(
         METADATA: (GET, request_response(authzen.metadata)),
         "/healthz": (GET, request_response(admin.healthz)),
         "/readyz": (GET, request_response(admin.readyz)),
-        "/v1/models": (GET, request_response(admin.models)),
+        "/v1/models": (GET, request_response(models.every)),
+        "/v1/models/": (GET, request_response(models.one)),
         "/api/v1/audit/records": (GET, request_response(admin.records)),
         "/api/v1/activities": (GET, request_response(admin.activities)),
         METRICS: (GET, request_response(figures.metrics)),
@@ -110,7 +113,8 @@ def create_app(
         return (), None
 
     async def routed(scope: Scope, receive: Receive, send: Send) -> None:
-        methods, route = routes.get(scope["path"]) or found(scope)
+        path = "/v1/models/" if scope["path"].startswith("/v1/models/") else scope["path"]
+        methods, route = routes.get(path) or found(scope)
         if route is None:
             raise RouteNotFound(f"there is nothing at `{scope['path'][:200]}`")
         if scope["method"] not in methods:

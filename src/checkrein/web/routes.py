@@ -15,7 +15,7 @@ import msgspec
 
 from checkrein.connectors import openai
 from checkrein.connectors.metering import Tariff
-from checkrein.model import UpstreamUnavailable, UpstreamUnreachable
+from checkrein.model import NotFound, UpstreamUnavailable, UpstreamUnreachable
 from checkrein.ports import Reply, Upstream
 
 #: what a provider answers that may work a moment later, or elsewhere
@@ -62,6 +62,23 @@ class Routes:
     def tariff(self, name: str) -> Tariff:
         """What this upstream takes for its tokens."""
         return self._routes[name].tariff
+
+    def goes_to(self, model: str) -> str:
+        """The same, empty if nobody serves it."""
+        try:
+            return self.serving(model)
+        except NotFound:
+            return ""
+
+    def named(self) -> set[str]:
+        """The models that the configuration names."""
+        patterns = {model for route in self._routes.values() for model in (*route.models, *route.aliases)}
+        return {model for model in patterns if not set("*?[") & set(model) and self.goes_to(model)}
+
+    def open(self) -> list[tuple[str, Upstream]]:
+        """The upstreams that serve patterns, of which only they know what fits."""
+        wild = [name for name, models in self._models.items() if any(set("*?[") & set(model) for model in models)]
+        return [(name, self._routes[name].upstream) for name in wild]
 
     async def send(self, name: str, path: str, payload: Callable[[Route], bytes], headers: Mapping[str, str]) -> Sent:
         """POST to the upstream, or to one that stands in for it.
