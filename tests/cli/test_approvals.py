@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import json
+import select
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,3 +211,70 @@ def test_a_broken_glass_is_listed_until_somebody_else_signs(waiting: str, folder
     assert "broken glass" not in cli("approvals", "list", "--dir", folder).err
     assert "was right" in cli("approvals", "reviews", "--all", "--dir", folder).out
     assert "dora (broke the glass)" in cli("activity", "--dir", folder, "-o", "json").out
+
+
+def test_requests_of_one_shape_are_a_line_of_a_group(folder: Path, cli: Run, asking: Callable[..., Path]) -> None:
+    ids = {
+        str(cli("decide", asking("send_email", user=user), "--dir", folder).json()["context"]["access_request"]["id"])
+        for user in ("alice", "erin")
+    }
+    (group,) = cli("approvals", "list", "--group", "--dir", folder, "-o", "json").json()
+    assert (group["count"], group["action"], group["policies"], set(group["ids"])) == (
+        2,
+        "send_email",
+        ["mail-review"],
+        ids,
+    )
+    shown = cli("approvals", "list", "--group", "--dir", folder).out
+    assert "alice, erin" in shown
+    assert all(id in shown for id in ids)
+
+
+def test_what_asks_and_what_it_rests_on_is_shown(waiting: str, folder: Path, cli: Run) -> None:
+    shown = cli("approvals", "show", waiting, "--dir", folder).out
+    assert "mail-review (policies/main.cedar:" in shown
+    assert "of comms)" in shown
+    assert "tool:send_email" in shown
+    policies = folder / "policies/main.cedar"
+    policies.write_text(policies.read_text().replace("agents move no money", "no"))
+    assert "(not the ones that decide now)" in cli("approvals", "show", waiting, "--dir", folder).out
+
+
+def test_who_watches_one_learns_how_it_ended(waiting: str, folder: Path, cli: Run) -> None:
+    still = cli("approvals", "watch", waiting, "--for", "1s", "--dir", folder)
+    assert (still.code, "is pending; still needed: 1 of finance" in still.err) == (4, True)
+    cli("approvals", "approve", waiting, "--as", "bob", "--dir", folder)
+    ended = cli("approvals", "watch", waiting, "--dir", folder, "-o", "json")
+    assert (ended.code, ended.json()["state"]) == (0, "approved")
+
+
+def test_who_watches_one_that_is_denied_or_edited_learns_that(waiting: str, folder: Path, cli: Run) -> None:
+    edited = cli("approvals", "edit", waiting, "--as", "bob", "--set", "to=a", "--dir", folder, "-o", "json").json()
+    cli("approvals", "deny", edited["id"], "--as", "carol", "--dir", folder)
+    ended = cli("approvals", "watch", waiting, "--dir", folder)
+    assert (ended.code, f"{edited['id']} is denied" in ended.err) == (3, True)
+
+
+def test_who_watches_all_sees_each_event_of_any_process_until_ctrl_c(waiting: str, folder: Path, cli: Run) -> None:
+    command = [sys.executable, "-m", "checkrein", "approvals", "watch", "--dir", str(folder), "-o", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        seen: list[dict[str, Any]] = []
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
+        try:
+            reader = iter(process.stdout.readline, "")
+            voter = "bob"
+            while not seen:  # it listens from some moment on: refused votes until it has heard one
+                cli("approvals", "approve", waiting, "--as", voter, "--hash", "0" * 64, "--dir", folder)
+                if select.select([process.stdout], [], [], 0.5)[0]:
+                    seen.append(json.loads(next(reader)))
+            cli("approvals", "approve", waiting, "--as", voter, "--dir", folder)
+            while seen[-1]["kind"] != "approval.decided":
+                seen.append(json.loads(next(reader)))
+        finally:
+            watchdog.cancel()
+            process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    assert [event["kind"] for event in seen[-2:]] == ["approval.voted", "approval.decided"]
+    assert {event["approval"]["id"] for event in seen} == {waiting}

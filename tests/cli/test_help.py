@@ -27,6 +27,7 @@ VERBS = (
         "approvals break-glass",
         "approvals reviews",
         "approvals sign",
+        "approvals watch",
     ),
     *("audit list", "audit show", "audit tail", "audit verify"),
     *("keys create", "keys list", "keys rotate", "keys revoke", "keys rotate-signer"),

@@ -34,6 +34,7 @@ from checkrein.cli import (
     standing,
     tail,
     votes,
+    watch,
     webhooks,
 )
 from checkrein.cli.common import ReaderGone, examples, reason, report
@@ -78,6 +79,7 @@ replay.register(app)
 metrics.register(app)
 app.add_typer(approvals.app, name="approvals")
 votes.register(approvals.app)
+watch.register(approvals.app)
 standing.register(approvals.app)
 emergency.register(approvals.app)
 app.add_typer(audit.app, name="audit")

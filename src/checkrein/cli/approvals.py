@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Container, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 import typer
 
+from checkrein.cli.approval_view import as_json, facts
 from checkrein.cli.common import HERE, Data, Dir, Format, Output, examples, print_json, say, system
 from checkrein.cli.tables import print_facts, print_table
-from checkrein.flow.approval import Approval, State, Vote
+from checkrein.flow.approval import Approval, State
+from checkrein.model import Level
 from checkrein.model.stamp import stamp
-
-if TYPE_CHECKING:
-    from checkrein.services.approvals import Seat
 
 app = typer.Typer(help="See what waits for people, approve or deny it.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -49,6 +47,7 @@ def list_(
     state: Annotated[
         Which, typer.Option(metavar="STATE", help=f"Only approvals in this state: {', '.join(Which)}.")
     ] = Which.PENDING,
+    group: Annotated[bool, typer.Option("--group", help="One line for the same tool, agent and policies.")] = False,
     dir: Dir = HERE,
     data: Data = None,
     output: Format = Output.TABLE,
@@ -60,6 +59,10 @@ def list_(
         now_us = opened.clock.now_us()
     if unsigned:
         say(f"{unsigned} broken glass{'es' * (unsigned > 1)} to review: `checkrein approvals reviews`")
+    empty = _NOTHING.get(state, f"no approvals are {state.value}")
+    if group:
+        _print_groups(_grouped(found), output, empty)
+        return
     if output is Output.JSON:
         print_json([as_json(approval, now_us) for approval in found])
         return
@@ -78,7 +81,7 @@ def list_(
             )
             for approval in found
         ],
-        empty=_NOTHING.get(state, f"no approvals are {state.value}"),
+        empty=empty,
         prose=("still needed", "why"),
     )
 
@@ -94,87 +97,66 @@ def show(id: Id, dir: Dir = HERE, data: Data = None, output: Format = Output.TAB
     """
     with system(dir, data) as opened:
         approval = opened.approvals.get(id)
-        manifest = opened.pdp.bundle.manifests.get(approval.request().action.name)
-        now_us = opened.clock.now_us()
-        voters = [seat for seat in opened.approvals.voters(approval) if seat.needed]
-        review = opened.emergencies.review(approval.id)
-        before = opened.approvals.get(approval.edits).request().action.input if approval.edits else None
+        if output is Output.JSON:
+            needed = [seat for seat in opened.approvals.voters(approval) if seat.needed]
+            print_json(as_json(approval, opened.clock.now_us()) | {"may_agree": needed})
+        else:
+            print_facts(facts(opened, approval))
+
+
+class _Group(msgspec.Struct, frozen=True):
+    """Requests of one shape: the same tool, agent and policies. A glance for many, and still a vote for each."""
+
+    action: str
+    agent: str
+    policies: tuple[str, ...]
+    approvals: tuple[Approval, ...]
+
+    @property
+    def risk(self) -> Level:
+        return max((approval.risk for approval in self.approvals), key=[*Level].index)
+
+
+def _grouped(found: list[Approval]) -> list[_Group]:
+    """In groups, each as old as its oldest."""
+    groups: dict[tuple[str, str, tuple[str, ...]], list[Approval]] = {}
+    for approval in found:
+        name = str(approval.request().action.name)
+        groups.setdefault((name, approval.agent, approval.policies), []).append(approval)
+    return [_Group(*shape, tuple(each)) for shape, each in groups.items()]
+
+
+def _print_groups(groups: list[_Group], output: Output, empty: str) -> None:
     if output is Output.JSON:
-        print_json(as_json(approval, now_us) | {"may_agree": voters})
+        print_json(
+            [
+                {
+                    "action": group.action,
+                    "agent": group.agent,
+                    "policies": group.policies,
+                    "risk": group.risk,
+                    "count": len(group.approvals),
+                    "ids": [approval.id for approval in group.approvals],
+                }
+                for group in groups
+            ]
+        )
         return
-    request = approval.request()
-    control = manifest.control if manifest else ()
-    facts = [
-        ("id", approval.id),
-        ("state", approval.status(now_us).value),
-        ("who", f"{approval.requester.id}" + (f" through {approval.agent}" if approval.agent else "")),
-        ("principals", ", ".join(approval.chain)),
-        ("action", f"{request.action.name} on {request.resource.type} {request.resource.id}"),
-        *_arguments(request.action.input, before, control),
-        ("risk", approval.risk.value),
-        ("factors", ", ".join(approval.factors)),
-        ("asked by", ", ".join(approval.policies)),
-        ("because", "; ".join(approval.reasons)),
-        ("approvers", str(approval.requirement)),
-        *(
-            ("then also", f"{step.role}, from {stamp(approval.created_us + step.after_s * 1_000_000)}")
-            for step in approval.requirement.escalation
-        ),
-        ("may be granted", str(approval.requirement.grant or "")),
-        ("reason", "required" if approval.requirement.reason_required else ""),
-        ("still needed", ", ".join(approval.missing()) if approval.state is State.PENDING else ""),
-        ("may agree", ", ".join(map(_seat, voters)) if approval.state is State.PENDING else ""),
-        *((f"vote of {_name(cast.voter, cast.on_behalf_of)}", _cast(cast)) for cast in approval.votes),
-        ("glass broken", f"by {approval.broken.by}: {approval.broken.reason}" if approval.broken else ""),
-        ("review", f"{review.state} {review.signed_by}".strip() if review else ""),
-        ("edited by", ", ".join(approval.edited_by)),
-        ("edited into", approval.edited_into),
-        ("asked at", stamp(approval.created_us)),
-        ("until", stamp(approval.deadline_us)),
-        ("trace id", approval.trace_id),
-        ("action hash", approval.action_hash),
-    ]
-    print_facts(facts)
-
-
-def _arguments(
-    given: Mapping[str, object], before: Mapping[str, object] | None, control: Container[str]
-) -> Iterator[tuple[str, str]]:
-    """Each argument, marked if it steers the effect, and what it was before people edited it."""
-    for name in dict.fromkeys((*given, *(before or ()))):
-        text = _text(given[name]) if name in given else "left out"
-        if before is not None and given.get(name) != before.get(name):
-            text += f" (was {_text(before[name])})" if name in before else " (was left out)"
-        yield f"  {name}{' (steers it)' if name in control else ''}", text
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
-
-
-def _name(person: str, on_behalf_of: str) -> str:
-    return f"{person} for {on_behalf_of}" if on_behalf_of else person
-
-
-def _seat(seat: Seat) -> str:
-    return _name(seat.person, seat.on_behalf_of)
-
-
-def _cast(cast: Vote) -> str:
-    words = ["approved" if cast.approve else "denied"]
-    if cast.reason:
-        words.append(f"({cast.reason})")
-    if cast.simulated:
-        words.append("[simulated]")
-    return " ".join(words)
-
-
-def as_json(approval: Approval, now_us: int) -> dict[str, object]:
-    value: dict[str, object] = msgspec.to_builtins(approval)
-    value |= {
-        "state": approval.status(now_us).value,
-        "missing": list(approval.missing()),
-        "created_at": stamp(approval.created_us),
-        "deadline_at": stamp(approval.deadline_us),
-    }
-    return value
+    print_table(
+        ("count", "risk", "action", "agent", "who", "asked by", "first until (UTC)", "ids"),
+        [
+            (
+                str(len(group.approvals)),
+                group.risk.value,
+                group.action,
+                group.agent,
+                ", ".join(dict.fromkeys(approval.requester.id for approval in group.approvals)),
+                ", ".join(group.policies),
+                stamp(min(approval.deadline_us for approval in group.approvals))[:16].replace("T", " "),
+                " ".join(approval.id for approval in group.approvals),
+            )
+            for group in groups
+        ],
+        empty=empty,
+        prose=("who", "ids"),
+    )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from checkrein.cli.approvals import Id, as_json
+from checkrein.cli.approval_view import as_json
+from checkrein.cli.approvals import Id
 from checkrein.cli.common import HERE, Data, Dir, Format, Output, examples, print_json, say, system
 from checkrein.cli.standing import As, known
 from checkrein.flow.approval import Approval, State
