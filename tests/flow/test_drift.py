@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from checkrein.flow.drift import Acted, Outcome, Report, Seen, State, Texts, judge
 from checkrein.flow.limits import QUESTIONS, DriftLimits
@@ -163,6 +165,50 @@ def test_what_differs_on_purpose_can_be_left_out():
     found = report(golden, production, DriftLimits(ignore=("outcome",)))
     assert found.outcome is Outcome.NO_DRIFT
     assert "outcome" in names(found, State.NOT_COMPARED)
+
+
+def test_where_nothing_is_asked_nothing_agrees():
+    found = report(world(1, 1500), world(2, 10_000), DriftLimits(ignore=QUESTIONS))
+    assert (found.outcome, found.told) == (Outcome.NOT_ENOUGH_EVIDENCE, "not enough evidence: nothing was compared")
+
+
+actions = st.builds(
+    Acted,
+    st.sampled_from(["read", "mail", "\x1b[2J", ""]),
+    st.sampled_from(["", "tool/a", "tool/b"]),
+    st.sampled_from(["green", "red"]),
+    st.sampled_from(["allow", "deny"]),
+    st.integers(-1, 10_000),
+)
+counts = st.lists(st.tuples(actions, st.integers(1, 2000)), max_size=6)
+
+
+def many(found: list[tuple[Acted, int]]) -> Seen:
+    seen = Seen()
+    for acted, count in found:
+        for _ in range(count):
+            seen.add(acted)
+    return seen
+
+
+@given(counts, counts)
+@settings(deadline=None, max_examples=60)
+def test_whatever_was_counted_has_a_report_that_fits_its_findings(golden, production):
+    found = report(many(golden), many(production))
+    states = {finding.state for finding in found.findings}
+    assert (found.outcome is Outcome.DRIFT) == (State.SHIFTED in states)
+    assert found.outcome is not Outcome.NO_DRIFT or states <= {State.ALIKE, State.NOT_COMPARED}
+    for finding in found.findings:
+        assert 0 <= finding.p <= 1
+        assert 0 <= finding.beyond <= finding.size + 1e-9 <= 1 + 2e-9
+        assert finding.state is not State.SHIFTED or finding.beyond >= LIMITS.floor
+    assert found.told
+
+
+@given(counts.filter(bool))
+@settings(deadline=None, max_examples=30)
+def test_what_is_counted_twice_has_not_drifted(golden):
+    assert report(many(golden), many(golden)).outcome is not Outcome.DRIFT
 
 
 def test_every_question_can_be_named():

@@ -138,6 +138,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             return f"no drift: {self.actions:,} actions look like the {self.cases:,} golden cases"
         if not self.actions:
             return "not enough evidence: production has no actions in this time"
+        if all(found.state is State.NOT_COMPARED for found in self.findings):
+            return "not enough evidence: nothing was compared"
         if self.needed:
             return f"not enough evidence: the golden set is too small; {self.needed:,} cases would do"
         return f"not enough evidence: {self.actions:,} actions of production are too few"
@@ -159,6 +161,8 @@ class _Answer(msgspec.Struct, frozen=True, kw_only=True):
     #: of what the size is a share, in the sentence that tells of it
     what: str = "of the actions are others"
     shift: Shift = shift.NOTHING
+    #: the size without chance
+    beyond: float = 0.0
     moved: tuple[Moved, ...] = ()
     detail: str = ""
     psi: float | None = None
@@ -191,7 +195,7 @@ def judge(
     outcome = Outcome.NO_DRIFT
     if State.SHIFTED in states:
         outcome = Outcome.DRIFT
-    elif State.TOO_SMALL in states or not findings:
+    elif State.TOO_SMALL in states or not compared:
         outcome = Outcome.NOT_ENOUGH_EVIDENCE
     new = [(name, count) for name, count in production.actions.most_common() if not golden.actions[name]]
     return Report(
@@ -227,12 +231,13 @@ def _shares(
     n, m = sum(golden.values()), sum(production.values())
     if not n or not m:
         return _Answer(name=name, why=f"no {name} is named in {'the golden set' if not n else 'production'}")
-    found = shift.categories(golden, production, alpha=limits.alpha)
     if golden.keys() == production.keys() and len(golden) == 1:
         return _Answer(name=name, detail=f"always `{next(iter(golden))}`")
+    found = shift.categories(golden, production, alpha=limits.alpha)
     return _Answer(
         name=name,
         shift=found.shift,
+        beyond=found.shift.beyond,
         moved=_movers(golden, production),
         psi=found.psi,
         psi_floor=found.psi_floor,
@@ -247,10 +252,12 @@ def _sizes(golden: Seen, production: Seen, limits: DriftLimits, alpha: float) ->
         return _Answer(name=name, why="these records are of a version that did not note sizes")
     medians = f"median {_median(golden.sizes):,} bytes → {_median(production.sizes):,}"
     unsized = f"; {production.unsized:,} actions are of unknown size" if production.unsized else ""
+    found = shift.numbers(_rough(golden.sizes), _rough(production.sizes))
     return _Answer(
         name=name,
         what="of the arguments are of other sizes",
-        shift=shift.numbers(_rough(golden.sizes), _rough(production.sizes)),
+        shift=found,
+        beyond=found.beyond,
         detail=medians + unsized,
         smallest=shift.smallest_distance(n, m, alpha=alpha),
         needed=shift.cases_for_distance(limits.notice, m, alpha=alpha),
@@ -273,14 +280,16 @@ def _new(name: str, golden: Mapping[str, int], production: Mapping[str, int], li
     named = sorted(lacking, key=lambda value: (-lacking[value], value))[:MAX_NAMED]
     more = f" and {len(lacking) - len(named)} more" if len(lacking) > len(named) else ""
     told = f"{len(lacking)} that the golden set lacks: {', '.join(named)}{more}" if lacking else ""
-    return _Answer(name=name, what="of production was never seen", shift=found, detail=told)
+    beyond = max(0.0, found.size - found.chance)  # what is expected is a mean, not an error
+    return _Answer(name=name, what="of production was never seen", shift=found, beyond=beyond, detail=told)
 
 
 def _texts(texts: Texts) -> _Answer:
     if texts.shift is None:
         return _Answer(name="text", why=texts.why)
     read = f"{texts.golden:,} golden texts and {texts.production:,} of production read"
-    return _Answer(name="text", what="of the words are others", shift=texts.shift, detail=read)
+    beyond = texts.shift.beyond
+    return _Answer(name="text", what="of the words are others", shift=texts.shift, beyond=beyond, detail=read)
 
 
 def _ignored(name: str) -> _Answer:
@@ -291,9 +300,8 @@ def _finding(answer: _Answer, p: float, limits: DriftLimits) -> Finding:
     if answer.why:
         return Finding(name=answer.name, state=State.NOT_COMPARED, told=answer.why)
     found = answer.shift
-    beyond = max(0.0, found.size - found.chance) if answer.name.startswith("new ") else found.beyond
     state = State.ALIKE
-    if p <= limits.alpha and beyond >= limits.floor:
+    if p <= limits.alpha and answer.beyond >= limits.floor:
         state = State.SHIFTED
     elif answer.smallest > limits.notice:
         state = State.TOO_SMALL
@@ -304,7 +312,7 @@ def _finding(answer: _Answer, p: float, limits: DriftLimits) -> Finding:
         p=p,
         size=found.size,
         chance=found.chance,
-        beyond=beyond,
+        beyond=answer.beyond,
         moved=answer.moved,
         psi=answer.psi,
         psi_floor=answer.psi_floor,
