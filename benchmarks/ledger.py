@@ -1,4 +1,4 @@
-"""Durable decisions a second and their latency, the time to verify, and the time to list.
+"""Durable decisions a second and their latency, and the time to verify, to list and to measure.
 
 Beside them, in the same run: the same store with one commit for each record, and the file sink of
 `agent-governance-toolkit-core` (in its own environment), which never syncs. A decision counts once its future
@@ -30,8 +30,10 @@ import uvloop
 
 from benchmarks import toolkit
 from checkrein.compose import SystemClock
+from checkrein.flow.limits import Targets
 from checkrein.ledger import Draft
 from checkrein.ports import RecordQuery, Unit
+from checkrein.services import metrics
 from checkrein.services.audit import Audit
 from checkrein.services.ids import noise
 from checkrein.services.writes import landed
@@ -232,6 +234,7 @@ def _beside_a_file_sink(ours: float) -> None:
 def _reading(data: Path, records: int, *, lists: bool = False) -> None:
     store = SqliteStore(data, SystemClock(), randomness=noise)
     _fill(store, records)
+    _measures(store, records)
     store.close()
     reader = SqliteStore.open_readonly(data)
     begun = time.perf_counter()
@@ -252,6 +255,14 @@ def _fill(store: SqliteStore, records: int) -> None:
             waiting.pop(0).result()
     for future in waiting:
         future.result()
+
+
+def _measures(store: SqliteStore, size: int) -> None:
+    """What `checkrein metrics` counts, over the whole ledger."""
+    known = metrics.Known(has_side_effects=lambda name: True, usual=frozenset({("tool3", "green")}))
+    begun = time.perf_counter()
+    metrics.measure(store, Targets(), known)
+    print(f"metrics: {time.perf_counter() - begun:.2f} s over {size:,} records")
 
 
 def _lists(reader: SqliteReader, size: int) -> None:

@@ -52,8 +52,9 @@ def execution(number: int, kind: str = "started") -> Draft:
     return Draft(f"execution.{kind}", f"{number:032x}", {"evaluation_id": f"evl_{number}"})
 
 
-def approval(kind: str, state: str, *, action: str = "send_email") -> Draft:
-    return Draft(f"approval.{kind}", "", {"action": {"name": action}, "approval": {"id": "apr_1", "state": state}})
+def approval(kind: str, state: str, *, action: str = "send_email", **more: str) -> Draft:
+    about = {"id": "apr_1", "state": state, **more}
+    return Draft(f"approval.{kind}", "", {"action": {"name": action}, "approval": about})
 
 
 def write(store: MemoryStore, *drafts: Draft) -> None:
@@ -125,6 +126,13 @@ def test_a_review_that_ends_as_it_was_asked_for_was_a_wrongful_interruption(stor
     write(store, *(approval("decided", state) for state in states), approval("expired", "expired"))
     found = measured(store, "wrongful_interruptions")
     assert (found.value, found.standing) == (0.75, Standing.NO_TARGET)
+
+
+def test_nobody_reviewed_where_the_glass_was_broken(store: MemoryStore):
+    write(store, approval("decided", "approved", broken_by="bob"))
+    assert measured(store, "wrongful_interruptions").standing is Standing.NO_DATA
+    write(store, approval("decided", "denied"))
+    assert measured(store, "wrongful_interruptions").value == 0
 
 
 def test_a_review_in_which_people_edited_the_action_was_of_use_and_is_one_review(system: System):

@@ -224,18 +224,20 @@ def _review_load(tally: _Tally, known: Known, targets: Targets) -> Measure:
 
 
 def _wrongful(ledger: Ledger, tally: _Tally, query: RecordQuery, targets: Targets) -> Measure:
-    """Reviews that ended with the very action being approved that was asked for: people had nothing to add."""
+    """Reviews that ended with the very action being approved that was asked for: people had nothing to add.
+
+    Where somebody broke the glass, nobody reviewed.
+    """
     kind = "approval.decided"
-    decided = tally.of(kind)
-    seen = ledger.sample(kind, SAMPLE, query) if decided else []
-    ends = [_member(record.body, "approval") for record in seen]
+    seen = ledger.sample(kind, SAMPLE, query) if tally.of(kind) else []
+    ends = [end for record in seen if not (end := _member(record.body, "approval")).get("broken_by")]
     unchanged = sum(end.get("state") == "approved" and not end.get("edits") for end in ends)
-    how = f"{unchanged:,} of {len(seen):,} reviews that people decided approved the action unchanged"
+    how = f"{unchanged:,} of {len(ends):,} reviews that people decided approved the action unchanged"
     return Measure(
         name="wrongful_interruptions",
-        value=_share(unchanged, len(seen)),
+        value=_share(unchanged, len(ends)),
         target=targets.wrongful_interruptions,
-        how=how + _drawn(seen, decided) if decided else "people decided no review",
+        how=how + _drawn(seen, tally.of(kind)) if ends else "people decided no review",
     )
 
 
