@@ -159,7 +159,7 @@ class Store(Protocol):
 
 
 class Counted(msgspec.Struct, frozen=True):
-    """How many records share these facets; empty where that kind of record has none."""
+    """So many records have these facets; empty where that kind of record has none."""
 
     kind: str
     action: str
@@ -171,7 +171,8 @@ class Counted(msgspec.Struct, frozen=True):
 class Census(Protocol):
     """A store that tells how many records there are without reading them. Of a query only its bounds count."""
 
-    def counts(self, query: RecordQuery) -> list[Counted]: ...
+    def counts(self, query: RecordQuery) -> Iterator[Counted]:
+        """Of all records; the same facets may come more than once. Agents name actions, so there may be very many."""
 
     def sample(self, kind: str, most: int, query: RecordQuery) -> list[Record]:
         """Records of one kind, in order: all of them, or about `most`, drawn evenly and always the same."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import enum
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -21,11 +23,14 @@ from checkrein.model import Decision, LedgerInvalid, Outcome, Request
 from checkrein.ports import Census, Counted, RecordQuery, Store
 from checkrein.services.golden import Golden
 from checkrein.services.reconcile import stands
+from checkrein.services.rollouts import LOOSEN
 
 #: records of one kind that are read
 SAMPLE = 10_000
 #: a start follows its decision in the same transaction, with no more than the approval's records in between
 _BEHIND = 8
+#: actions whose effects are remembered while counting
+_ACTIONS = 10_000
 _RUNS = tuple(outcome.wire for outcome in Outcome if outcome.runs)
 QUANTILES = (50, 95, 99)
 
@@ -102,8 +107,7 @@ def usual(cases: Iterable[Golden], decide: Callable[[Request], Decision]) -> fro
 def measure(ledger: Ledger, targets: Targets, known: Known, *, since_us: int = 0) -> Report:
     """Every measure over the records since then; `since_us` 0 counts all."""
     query = RecordQuery(since_us=since_us, before_seq=ledger.head().size)
-    counts = ledger.counts(query) if query.before_seq else []
-    tally = _Tally(counts)
+    tally = _Tally(ledger.counts(query) if query.before_seq else (), known)
     measures = (
         _enforcement(ledger, tally, query, targets),
         *_agents(ledger, targets),
@@ -113,38 +117,51 @@ def measure(ledger: Ledger, targets: Targets, known: Known, *, since_us: int = 0
         *_latency(ledger, tally, query, targets),
         _gates(ledger, tally, query, targets),
     )
-    return Report(since_us=since_us, records=tally.of(), measures=measures, counts=tuple(_plain(counts)))
+    return Report(since_us=since_us, records=tally.of(), measures=measures, counts=tally.plain())
+
+
+class _Kind(NamedTuple):
+    """What records are told apart by: not by the action itself, for agents may name any number of them."""
+
+    kind: str
+    outcome: str
+    risk: str
+    #: whether the action has side effects, is Checkrein's own, is like golden cases that are expected to run
+    acts: bool
+    ours: bool
+    usual: bool
 
 
 class _Tally:
     """Sums over what was counted."""
 
-    def __init__(self, counts: Sequence[Counted]) -> None:
-        self._counts = counts
-
-    def actions(self, kind: str) -> set[str]:
-        return {counted.action for counted in self._counts if counted.kind == kind}
+    def __init__(self, counts: Iterable[Counted], known: Known) -> None:
+        self._sums: Counter[_Kind] = Counter()
+        acts = lru_cache(_ACTIONS)(known.has_side_effects)
+        for counted in counts:
+            usual = (counted.action, counted.risk) in known.usual
+            ours = counted.action == LOOSEN
+            kind = _Kind(counted.kind, counted.outcome, counted.risk, acts(counted.action), ours, usual)
+            self._sums[kind] += counted.count
 
     def of(
         self,
         *kinds: str,
         outcomes: Sequence[str] = (),
-        where: Callable[[Counted], bool] = lambda counted: True,
+        where: Callable[[_Kind], bool] = lambda kind: True,
     ) -> int:
         return sum(
-            counted.count
-            for counted in self._counts
-            if (not kinds or counted.kind in kinds) and (not outcomes or counted.outcome in outcomes) and where(counted)
+            count
+            for kind, count in self._sums.items()
+            if (not kinds or kind.kind in kinds) and (not outcomes or kind.outcome in outcomes) and where(kind)
         )
 
-
-def _plain(counts: Iterable[Counted]) -> Iterable[Counted]:
-    """By kind, outcome and risk alone."""
-    found: dict[tuple[str, str, str], int] = {}
-    for counted in counts:
-        kind = (counted.kind, counted.outcome, counted.risk)
-        found[kind] = found.get(kind, 0) + counted.count
-    return (Counted(kind, "", outcome, risk, found[kind, outcome, risk]) for kind, outcome, risk in sorted(found))
+    def plain(self) -> tuple[Counted, ...]:
+        """By kind, outcome and risk alone."""
+        found: Counter[tuple[str, str, str]] = Counter()
+        for kind, count in self._sums.items():
+            found[kind.kind, kind.outcome, kind.risk] += count
+        return tuple(Counted(kind, "", outcome, risk, count) for (kind, outcome, risk), count in sorted(found.items()))
 
 
 # --- the measures
@@ -172,7 +189,8 @@ def _enforcement(ledger: Ledger, tally: _Tally, query: RecordQuery, targets: Tar
 def _let(ledger: Ledger, start: Record) -> bool:
     """Whether the decision that lets this run stands right before it."""
     evaluation = facets(start.body).evaluation
-    before = RecordQuery(kinds=("decision",), after_seq=max(start.seq - _BEHIND, 0) - 1, before_seq=start.seq)
+    after = max(start.seq - _BEHIND, 0) - 1
+    before = RecordQuery(kinds=("decision",), after_seq=after, before_seq=start.seq, newest_first=True)
     found = (facets(record.body) for record in ledger.records(before)) if start.seq else ()
     return any(decided.evaluation == evaluation and decided.outcome in _RUNS for decided in found)
 
@@ -191,11 +209,8 @@ def _agents(ledger: Ledger, targets: Targets) -> tuple[Measure, ...]:
 def _denials(tally: _Tally, known: Known, targets: Targets) -> Measure:
     """Denials of what golden cases expect to run: the same action at the same risk."""
 
-    def is_usual(counted: Counted) -> bool:
-        return (counted.action, counted.risk) in known.usual
-
-    decided = tally.of("decision", where=is_usual)
-    denied = tally.of("decision", outcomes=(Outcome.DENY.wire,), where=is_usual)
+    decided = tally.of("decision", where=lambda kind: kind.usual)
+    denied = tally.of("decision", outcomes=(Outcome.DENY.wire,), where=lambda kind: kind.usual)
     how = f"{denied:,} of {decided:,} decisions on actions and risks that golden cases expect to run"
     if not decided:
         how = known.why_not or "no decision was like a golden case that is expected to run"
@@ -207,12 +222,10 @@ def _review_load(tally: _Tally, known: Known, targets: Targets) -> Measure:
 
     An action that waits for people, or ran after they agreed, is one action.
     """
-    agents = tally.actions("decision")
-    calls = {action for action in agents if known.has_side_effects(action)}
-    asked = tally.of("approval.requested", where=lambda counted: counted.action in agents)
+    asked = tally.of("approval.requested", where=lambda kind: not kind.ours)
     asked = max(asked - tally.of("approval.edited"), 0)  # an edit makes another approval of the same review
-    settled = tally.of("decision", outcomes=(*_RUNS, Outcome.DENY.wire), where=lambda counted: counted.action in calls)
-    agreed = tally.of("approval.used", where=lambda counted: counted.action in calls)
+    settled = tally.of("decision", outcomes=(*_RUNS, Outcome.DENY.wire), where=lambda kind: kind.acts)
+    agreed = tally.of("approval.used", where=lambda kind: kind.acts and not kind.ours)
     actions = max(settled - agreed, 0) + asked
     return Measure(
         name="review_load",

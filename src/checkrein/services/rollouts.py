@@ -37,6 +37,8 @@ from checkrein.services.arms import ROOM, Arms
 from checkrein.services.counting import KINDS, count
 
 STEP, ROLLBACK, VERDICT = "rollout.step", "rollout.rollback", "gate.verdict"
+#: what people are asked to agree to
+LOOSEN = "rollout.loosen"
 #: what stands in the place of a verdict, in the rollout and in its records
 UNSAFE = "UnsafeWithoutGate"
 ATTEMPTS = 32
@@ -248,7 +250,7 @@ class Rollouts:
         given = {"stable": rollout.stable, "canary": rollout.canary, "loosens": told}
         request = Request(
             Subject("user", rollout.started_by),
-            Action("rollout.loosen", {"input": given}),
+            Action(LOOSEN, {"input": given}),
             Resource("rollout", rollout.id),
         )
         decision = Decision(

@@ -92,13 +92,13 @@ class MemoryStore:
             found.reverse()
         return iter(found[: query.limit] if query.limit else found)
 
-    def counts(self, query: RecordQuery) -> list[Counted]:
+    def counts(self, query: RecordQuery) -> Iterator[Counted]:
         """See `ports.Census`."""
         found = Counter(
             (entry.record.kind, entry.facets.action, entry.facets.outcome, entry.facets.risk)
             for entry in self._between(query)
         )
-        return [Counted(*facets, found[facets]) for facets in sorted(found)]
+        return (Counted(*facets, count) for facets, count in found.items())
 
     def sample(self, kind: str, most: int, query: RecordQuery) -> list[Record]:
         """See `ports.Census`."""

@@ -181,14 +181,14 @@ def find(
     return None if len(found) > MOST else Merge(found, low, high, newest_first=newest_first)
 
 
-def counted(connection: apsw.Connection, low: int, high: int) -> list[tuple[str, str, str, str, int]]:
-    """Kind, action, outcome and risk of the records from `low` to `high` - 1, and how many have these."""
+def counted(connection: apsw.Connection, low: int, high: int, after: int, limit: int) -> list[tuple[Any, ...]]:
+    """The next shapes after this one: number, kind, action, outcome, risk, and how many records between the bounds."""
     sql = """
-        SELECT kind, action, outcome, risk, sum(found) FROM (
-            SELECT *, (SELECT count(*) FROM shaped WHERE shape = id AND seq >= ? AND seq < ?) AS found FROM shape
-        ) WHERE found GROUP BY kind, action, outcome, risk ORDER BY kind, action, outcome, risk
+        SELECT id, kind, action, outcome, risk,
+               (SELECT count(*) FROM shaped WHERE shape = id AND seq >= ? AND seq < ?)
+        FROM shape WHERE id > ? ORDER BY id LIMIT ?
     """
-    return list(connection.execute(sql, (low, high)))
+    return list(connection.execute(sql, (low, high, after, limit)))
 
 
 def drawn(connection: apsw.Connection, kind: str, low: int, high: int, most: int) -> list[int]:

@@ -7,6 +7,7 @@ Start here: `SqliteStore` puts together the `writer` (group commit), the `reader
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from checkrein.storage.writer import Writer
 
 #: how long `writable` waits for its probe
 _PROBE_S = 1.0
+#: shapes that are counted in one go
+_SHAPES = 1000
 #: how long opening waits for another process that is opening the same store
 _OPEN_S = 10.0
 
@@ -83,11 +86,17 @@ class SqliteStore(SqliteReader):
         """See `ports.Store.commit`."""
         return self._writer.submit(unit)
 
-    def counts(self, query: RecordQuery) -> list[Counted]:
+    def counts(self, query: RecordQuery) -> Iterator[Counted]:
         """See `ports.Census`."""
         low, high = self._bounds(query)
-        with self._connection() as connection:
-            return [Counted(*found) for found in shapes.counted(connection, low, high)]
+        after = 0
+        while True:
+            with self._connection() as connection:
+                page = shapes.counted(connection, low, high, after, _SHAPES)
+            yield from (Counted(*counted) for _, *counted in page if counted[-1])
+            if len(page) < _SHAPES:
+                return
+            after = page[-1][0]
 
     def sample(self, kind: str, most: int, query: RecordQuery) -> list[Record]:
         """See `ports.Census`."""
