@@ -23,7 +23,7 @@ test-deep: $(DEV) ## the long runs: thousands of examples, crashes, soaks
 	@CHECKREIN_DEEP=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not openclaw"
 
 test-openclaw: $(DEV) ## against a real OpenClaw Gateway, which npm installs (830 MB) when it is not there yet
-	@$(BIN)/python -m pytest -p no:xdist --timeout 300 -m openclaw tests/openclaw
+	@$(BIN)/python -m pytest -p no:xdist --timeout 300 -m openclaw tests/openclaw tests/demo
 
 check: $(DEV) ## format, lint, types, and the import contract of the house
 	@$(BIN)/ruff format --check .

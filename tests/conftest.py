@@ -9,7 +9,8 @@ import pytest
 
 from checkrein.compose import System, open_system
 from checkrein.config import UpstreamConfig
-from checkrein.model import Permission
+from checkrein.connectors.openclaw_runtime import Runtime, find
+from checkrein.model import CheckreinError, Permission
 from checkrein.web.server import BackgroundServer
 from fakes import FakeModel
 
@@ -104,3 +105,12 @@ def key(system: System) -> str:
     """A key that may do everything, of the user alice."""
     _, secret = system.keys.create("alice", agent="bot", permissions=tuple(Permission), by="tests")
     return secret
+
+
+@pytest.fixture(scope="session")
+def runtime() -> Runtime:
+    """The real OpenClaw, installed when it is not there. Where it cannot be, what needs it fails and says why."""
+    try:
+        return find(tell=print)
+    except CheckreinError as error:
+        pytest.fail(f"the real OpenClaw cannot be tested here: {error} ({error.hint})", pytrace=False)

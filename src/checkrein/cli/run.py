@@ -7,12 +7,15 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from checkrein.cli.common import HERE, Data, Dir, examples, is_terminal, operator, say
 from checkrein.cli.tables import console
+
+if TYPE_CHECKING:
+    from checkrein.demo.show import Opens
 
 DEMO = Path("checkrein-demo")
 #: into a pipe or a file there is no edge; this is wide enough for the demo's table
@@ -22,7 +25,7 @@ _DEMO_WIDTH = 160
 def register(app: typer.Typer) -> None:
     app.command(
         short_help="See it work: real requests, governed and proved.",
-        epilog=examples("checkrein demo", "checkrein demo --interactive"),
+        epilog=examples("checkrein demo", "checkrein demo --interactive", "checkrein demo --openclaw"),
     )(demo)
     app.command(
         short_help="Run the gateway and the decision endpoint.",
@@ -44,17 +47,35 @@ def demo(
     ] = DEMO,
     data: Data = None,
     interactive: Annotated[bool, typer.Option("--interactive", help="You approve or deny, at this terminal.")] = False,
+    openclaw: Annotated[
+        bool, typer.Option("--openclaw", help="Through a real OpenClaw Gateway, which npm installs (830 MB).")
+    ] = False,
+    model: Annotated[
+        str, typer.Option(metavar="UPSTREAM/MODEL", help="With --openclaw, a model of yours.", show_default="scripted")
+    ] = "",
 ) -> None:
     """See agent requests classified, decided, approved, executed, recorded and proved.
 
     Starts an embedded agent gateway and Checkrein in front of it, on free loopback ports, and sends requests
     through HTTP. The outcomes come from the governance folder. No account, no API key.
     """
+    from checkrein.demo.scenario import stage
     from checkrein.demo.show import run
 
     width = None if is_terminal() or "COLUMNS" in os.environ else _DEMO_WIDTH
     out, err = console(width=width), console(stderr=True, width=width)
-    run(dir, data=data, interactive=interactive, who=operator(), out=out, err=err)
+    opens = _real(model) if openclaw else stage
+    run(dir, data=data, interactive=interactive, who=operator(), out=out, err=err, opens=opens)
+
+
+def _real(model: str) -> Opens:
+    """The demo's stage on a real OpenClaw Gateway."""
+    from functools import partial
+
+    from checkrein.connectors.openclaw_runtime import find
+    from checkrein.demo.openclaw import stage
+
+    return partial(stage, runtime=find(tell=say), model=model, tell=say)
 
 
 def serve(

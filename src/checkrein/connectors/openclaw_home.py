@@ -85,6 +85,14 @@ class Folder:
         except (OSError, msgspec.DecodeError) as error:
             raise ConfigError(f"{self.marker} cannot be read", hint="run `checkrein openclaw setup` again") from error
 
+    def prepare(self) -> str:
+        """Make the folders and the token, where they are not there yet; the token."""
+        for folder in (self.root, self.state, self.home, self.workspace, self.plugin):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self.token_file.exists():
+            _put(self.token_file, secrets.token_urlsafe(32).encode() + b"\n")
+        return self.token()
+
     def token(self) -> str:
         """The gateway's token, which is the whole power over it."""
         try:
@@ -120,9 +128,7 @@ class Folder:
 
         With `force` an edited file is put back, and a copy of it stays as `NAME.before-N`.
         """
-        for folder in (self.root, self.state, self.home, self.workspace, self.plugin):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        token = self.token() if self.token_file.exists() else secrets.token_urlsafe(32)
+        token = self.prepare()
         before = self.configuration()
         wanted = merge(also or {}, hardened(self, home, token, key))
         known = self.read().written if self.marker.exists() else {}
@@ -135,7 +141,6 @@ class Folder:
         merged = merge({name: value for name, value in before.items() if name not in OURS}, wanted)
         home = msgspec.structs.replace(home, written={place: _digest(value) for place, value in leaves(wanted)})
         given = {
-            self.token_file: token.encode() + b"\n",
             self.config: _pretty(merged) if merged != before else None,
             **{self.plugin / name: data for name, data in plugin_files().items()},
             self.marker: _pretty(msgspec.to_builtins(home)),

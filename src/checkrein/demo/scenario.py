@@ -36,6 +36,9 @@ TOKEN = "CHECKREIN_DEMO_TOKEN"  # noqa: S105 - the name of a variable
 USER, ROLES, AGENT = "demo-user", ("staff",), "demo-agent"
 SIMULATED = "simulated-approver"
 KEY_LIFE_S = 3600
+#: who plays asks and answers in turn: nobody could approve while a request is held
+AT_ONCE = {"approvals.hold": 0}
+EMBEDDED = "embedded agent gateway, with a deterministic model that refuses nothing"
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -75,9 +78,10 @@ Approver = Callable[[Approval], Approval]
 
 
 class Stage:
-    """Everything the demo runs on: Checkrein, the embedded gateway behind it, and a client before it."""
+    """Everything the demo runs on: Checkrein, an agent gateway behind it, and a client before it."""
 
-    def __init__(self, system: System, client: Client, sandbox: Sandbox) -> None:
+    def __init__(self, system: System, client: Client, sandbox: Sandbox, backend: str) -> None:
+        self.backend = backend
         self.system = system
         self.client = client
         self.sandbox = sandbox
@@ -175,23 +179,27 @@ def stage(folder: Path, data: Path | None) -> Iterator[Stage]:
             heartbeat_timeout=0,  # it asks in its own code, not through a plugin that could be missing
             witness_timeout=0,
         )
-        # who plays asks and answers in turn: nobody could approve while a request is held
-        at_once = {"approvals.hold": 0}
         system = open_system(
-            folder, data=data, flags=at_once, upstreams={"embedded": embedded}, variables={TOKEN: token}
+            folder, data=data, flags=AT_ONCE, upstreams={"embedded": embedded}, variables={TOKEN: token}
         )
         with closing(system), ExitStack() as at_the_end:
-
-            def key(name: str, *may: Permission, **whose: Any) -> str:
-                made, secret = system.keys.create(name, permissions=may, expires_s=KEY_LIFE_S, by="demo", **whose)
-                at_the_end.callback(system.keys.revoke, made.id, by="demo")
-                return secret
-
+            key = keys_for(system, at_the_end)
             caller = key(AGENT, Permission.CALL, owner=USER, roles=ROLES, agent=AGENT)
             pep = key("embedded-gateway", Permission.DECIDE)
             with BackgroundServer(system.app()) as server:
                 late.append(PdpClient(server.url, pep))
-                yield Stage(system, Client(server.url, caller), sandbox)
+                yield Stage(system, Client(server.url, caller), sandbox, EMBEDDED)
+
+
+def keys_for(system: System, at_the_end: ExitStack) -> Callable[..., str]:
+    """Makes keys that are revoked at the end."""
+
+    def key(name: str, *may: Permission, **whose: Any) -> str:
+        made, secret = system.keys.create(name, permissions=may, expires_s=KEY_LIFE_S, by="demo", **whose)
+        at_the_end.callback(system.keys.revoke, made.id, by="demo")
+        return secret
+
+    return key
 
 
 def simulated(system: System) -> Approver:

@@ -6,7 +6,8 @@ import contextlib
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
@@ -48,14 +49,27 @@ STYLES = {
 ANSWERS = {"y": True, "n": False, "l": None}
 
 
-def run(folder: Path, *, data: Path | None, interactive: bool, who: str, out: Console, err: Console) -> None:
+#: opens what the demo runs on, for a governance folder and its store
+Opens = Callable[[Path, Path | None], AbstractContextManager[Stage]]
+
+
+def run(
+    folder: Path,
+    *,
+    data: Path | None,
+    interactive: bool,
+    who: str,
+    out: Console,
+    err: Console,
+    opens: Opens = stage,
+) -> None:
     """Run the whole demo. Raises `LedgerInvalid` when the ledger does not verify."""
     if interactive and not sys.stdin.isatty():
         raise ConfigError("`--interactive` needs a terminal", hint="run it without, or at a terminal")
     written = prepare(folder)
     _line(err, f"governance folder: {folder}{' (new, with the default policies)' if written else ''}")
-    with stage(folder, data) as running:
-        _line(err, "backend: embedded agent gateway, with a deterministic model that refuses nothing")
+    with opens(folder, data) as running:
+        _line(err, f"backend: {running.backend}")
         _line(err, "")
         system = running.system
         approver = at_terminal(system, lambda approval: ask(approval, out), who) if interactive else simulated(system)

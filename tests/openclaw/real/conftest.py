@@ -24,11 +24,11 @@ from checkrein.compose import System, open_system
 from checkrein.config import UpstreamConfig
 from checkrein.connectors.openclaw_home import Folder, Home
 from checkrein.connectors.openclaw_process import GatewayProcess
-from checkrein.connectors.openclaw_runtime import Runtime, find
+from checkrein.connectors.openclaw_runtime import Runtime
 from checkrein.demo.mcp import PATH as MCP_PATH
 from checkrein.demo.mcp import create_app as create_mcp
 from checkrein.demo.tools import Sandbox
-from checkrein.model import CheckreinError, Permission
+from checkrein.model import Permission
 from checkrein.ports import RecordQuery
 from checkrein.services.reconcile import Stand
 from checkrein.web.server import BackgroundServer
@@ -181,14 +181,6 @@ class Stage:
     def tools(self, after: int) -> list[dict[str, Any]]:
         """The decisions about tools since then."""
         return [one for one in self.records("decision", after=after) if one["action"]["name"] != "prompt"]
-
-
-@pytest.fixture(scope="session")
-def runtime() -> Runtime:
-    try:
-        return find(tell=print)
-    except CheckreinError as error:
-        pytest.fail(f"the real OpenClaw cannot be tested here: {error} ({error.hint})", pytrace=False)
 
 
 @pytest.fixture(scope="module")
