@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from checkrein.compose import System, open_system
 from checkrein.config import UpstreamConfig
@@ -13,6 +14,10 @@ from checkrein.connectors.openclaw_runtime import Runtime, find
 from checkrein.model import CheckreinError, Permission
 from checkrein.web.server import BackgroundServer
 from fakes import FakeModel
+
+#: how long a machine takes is no reason to fail
+settings.register_profile("checkrein", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("checkrein")
 
 CONFIG = """
 environment = "test"

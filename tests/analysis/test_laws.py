@@ -31,7 +31,7 @@ from checkrein.policy.schema import action_entity, known_actions, schema_text
 from checkrein.policy.values import Uid
 
 DEEP = os.environ.get("CHECKREIN_DEEP") == "1"
-thorough = settings(max_examples=1_000 if DEEP else 50, deadline=None)
+thorough = settings(max_examples=1_000 if DEEP else 50)
 pytestmark = pytest.mark.timeout(1_200)
 
 MANIFESTS = Manifests.from_yaml("""

@@ -33,7 +33,7 @@ def test_no_text_is_a_proof(those: list[tuple[str, ...]], none_of: list[tuple[st
     assert find_text(those, none_of, avoid) is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(PIECES, max_size=3), st.lists(PIECES, max_size=3), st.lists(st.text("ab", max_size=2), max_size=2))
 def test_what_is_found_is_right_and_what_is_not_found_is_not_there(
     those: list[tuple[str, ...]], none_of: list[tuple[str, ...]], avoid: list[str]

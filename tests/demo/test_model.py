@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from checkrein.demo.model import Completion, Proposal, complete
@@ -154,7 +154,6 @@ messages_of_any_kind = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(messages_of_any_kind)
 def test_the_same_messages_give_the_same_answer_and_never_an_error(messages: list[dict[str, object]]) -> None:
     first = complete(messages)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from checkrein.demo.tools import COMMANDS, MAX_DOCUMENT, TOOLS, Sandbox, ToolError
@@ -146,7 +146,6 @@ def test_a_command_off_the_list_does_not_run(sandbox: Sandbox, command: str) -> 
     assert sandbox.runs["shell"] == 0
 
 
-@settings(deadline=None)
 @given(
     program=st.sampled_from(sorted(COMMANDS.keys() - {"echo"})),
     argument=st.text(st.sampled_from("-lacsfwLPu/.~*$%+9 "), min_size=1, max_size=4),

@@ -192,7 +192,7 @@ def many(found: list[tuple[Acted, int]]) -> Seen:
 
 
 @given(counts, counts)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_whatever_was_counted_has_a_report_that_fits_its_findings(golden, production):
     found = report(many(golden), many(production))
     states = {finding.state for finding in found.findings}
@@ -206,7 +206,7 @@ def test_whatever_was_counted_has_a_report_that_fits_its_findings(golden, produc
 
 
 @given(counts.filter(bool))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_what_is_counted_twice_has_not_drifted(golden):
     assert report(many(golden), many(golden)).outcome is not Outcome.DRIFT
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tlog_scales.tlog import ConsistencyProof, InclusionProof
 
@@ -35,7 +35,6 @@ def growth(old: int = 9, size: int = 21) -> Growth:
 sizes = st.integers(1, len(LEAVES))
 
 
-@settings(deadline=None)
 @given(sizes, st.data())
 def test_one_pass_over_the_leaves_makes_the_paths_of_the_rfc(size: int, data: st.DataObject):
     index, old = data.draw(st.integers(0, size - 1)), data.draw(st.integers(0, size))
@@ -43,7 +42,6 @@ def test_one_pass_over_the_leaves_makes_the_paths_of_the_rfc(size: int, data: st
     assert consistency_path(iter(LEAVES), old, size) == consistency_proof(LEAVES[:size], old)
 
 
-@settings(deadline=None)
 @given(sizes, st.data())
 def test_an_independent_checker_accepts_the_paths(size: int, data: st.DataObject):
     index, old = data.draw(st.integers(0, size - 1)), data.draw(st.integers(1, size))
@@ -52,7 +50,6 @@ def test_an_independent_checker_accepts_the_paths(size: int, data: st.DataObject
     ConsistencyProof(old, size, path).check(head(old).root, head(size).root)
 
 
-@settings(deadline=None)
 @given(sizes, st.data(), st.binary(max_size=40))
 def test_a_proof_that_was_written_reads_the_same_and_verifies(size: int, data: st.DataObject, extra: bytes):
     index, old = data.draw(st.integers(0, size - 1)), data.draw(st.integers(0, size))
@@ -75,7 +72,6 @@ def test_without_extra_data_there_is_no_such_line():
     assert str(proof()).startswith(f"{HEADER}\nindex 5\n")
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 255))
 def test_any_single_byte_change_of_a_proof_is_detected(at: int, flip: int):
     for made, check in (

@@ -19,7 +19,7 @@ from checkrein.ledger.verify import Entry, Report, Snapshot, _row, examine
 
 Make = Callable[[int], Any]
 replace = msgspec.structs.replace
-shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=300)
 
 #: bytes that a record's own bytes may be changed into, and must not be believed
 BODIES = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tlog_scales.reader import TilesReader
 
@@ -76,7 +76,6 @@ def test_a_record_too_long_for_its_length_is_refused():
         bundle([b"x" * 65_536])
 
 
-@settings(deadline=None)  # the largest trees take a while
 @given(st.one_of(st.integers(0, 1200), st.sampled_from([255, 256, 257, 511, 512, 65_535, 65_536, 65_537])))
 def test_the_head_is_that_of_the_tree_over_all_records(count: int):
     head, _ = files(count)

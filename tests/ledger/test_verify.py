@@ -17,7 +17,7 @@ from checkrein.model import LedgerInvalid
 Make = Callable[[int], Any]
 MakeEntry = Callable[[Draft, int, int], Entry]
 replace = msgspec.structs.replace
-shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def check(log: Any, **given: Any) -> Report:

@@ -15,7 +15,7 @@ from pathlib import Path
 import cryptography
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from checkrein.ledger import Draft
@@ -390,7 +390,6 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(st.dictionaries(names, values, max_size=4), min_size=1, max_size=4))
 def test_every_record_that_the_ledger_writes_is_read_alike_by_parsing_and_by_pattern(bodies: list[dict[str, object]]):
     reader = verify_ledger.Reader()
@@ -400,7 +399,6 @@ def test_every_record_that_the_ledger_writes_is_read_alike_by_parsing_and_by_pat
         assert reader.read(data).seq == seq
 
 
-@settings(deadline=None)
 @given(st.integers(0, 59), st.integers(0, 10**6), st.integers(1, 255))
 def test_what_is_no_record_to_the_ledger_is_none_to_the_verifier(at: int, place: int, flip: int):
     reader = verify_ledger.Reader()

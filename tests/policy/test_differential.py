@@ -22,7 +22,7 @@ from checkrein.policy.engine import PolicySet
 from checkrein.policy.entities import Entities
 
 #: how often a law is tried; `make test-deep` tries forty times as often
-thorough = settings(max_examples=20_000 if os.environ.get("CHECKREIN_DEEP") == "1" else 500, deadline=None)
+thorough = settings(max_examples=20_000 if os.environ.get("CHECKREIN_DEEP") == "1" else 500)
 pytestmark = pytest.mark.timeout(3_600)
 
 UIDS = [("User", "a"), ("User", "b"), ("Team", "g"), ("Team", "h"), ("Org::Unit", "o"), ("User", "nobody")]
@@ -378,7 +378,7 @@ def test_refuses_the_contexts_that_the_official_engine_refuses(context: dict[str
         assert PolicySet.from_cedar(text).evaluate(**request, context=context).outcome is Outcome.ALLOW
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(worlds(), REQUESTS, texts(CONDITIONS))
 def test_a_handle_of_entities_decides_like_the_list(
     entities: list[dict[str, object]], request: dict[str, dict[str, str]], text: str

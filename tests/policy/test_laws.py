@@ -12,7 +12,7 @@ from checkrein.model import Outcome
 from checkrein.policy.engine import PolicyResult, PolicySet
 
 #: how often a law is tried; `make test-deep` tries forty times as often
-thorough = settings(max_examples=20_000 if os.environ.get("CHECKREIN_DEEP") == "1" else 500, deadline=None)
+thorough = settings(max_examples=20_000 if os.environ.get("CHECKREIN_DEEP") == "1" else 500)
 pytestmark = pytest.mark.timeout(1_200)
 
 WHO = {"type": "User", "id": "alice"}

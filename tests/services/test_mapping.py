@@ -291,7 +291,7 @@ def odd(value: Any) -> st.SearchStrategy[Any]:
     return VALUE | st.fixed_dictionaries({}, optional={name: odd(member) for name, member in value.items()})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(list(BODIES)).flatmap(lambda kind: st.tuples(st.just(kind), odd(BODIES[kind]))))
 def test_any_body_makes_a_valid_event_and_a_log_record(made: tuple[str, Any]) -> None:
     kind, body = made

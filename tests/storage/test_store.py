@@ -220,7 +220,7 @@ def test_long_listings_are_complete_and_in_order(store: Store, made: Made) -> No
     assert numbers(store, outcome="deny", limit=300) == list(range(1, 600, 2))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=40)
 @given(
     st.fixed_dictionaries(
         {},

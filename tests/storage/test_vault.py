@@ -383,6 +383,6 @@ class Life(RuleBasedStateMachine):
 
 
 Life.TestCase.settings = settings(
-    max_examples=200 if os.environ.get("CHECKREIN_DEEP") == "1" else 12, stateful_step_count=20, deadline=None
+    max_examples=200 if os.environ.get("CHECKREIN_DEEP") == "1" else 12, stateful_step_count=20
 )
 TestLife = Life.TestCase
