@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 
 import pytest
@@ -358,3 +359,18 @@ def test_deny_trumps_everything(decide: Decide, prompt: Make, policies: str, dis
         assert decide(prompt("hi"), policies, discharged=discharged).outcome is Outcome.DENY
     elif REDACT in policies:
         assert decide(prompt("hi"), policies, discharged=discharged).outcome is not Outcome.ALLOW
+
+
+def test_a_redaction_of_what_cannot_be_read_is_denied(decide: Decide, call: Make) -> None:
+    policies = """
+    @id("all") permit (principal, action, resource);
+    @id("out") @outcome("redact") @redact("pii") forbid (principal, action, resource);
+    """
+    text = "jane@example.com"
+    for _ in range(9):
+        text = base64.b64encode(text.encode()).decode()
+    made = decide(call("note", {"text": text}), policies)
+    assert made.outcome is Outcome.DENY
+    assert made.reasons == ("a part of it is encoded too deeply to be redacted",)
+    assert "opaque" in made.labels
+    assert decide(call("note", {"text": "hello"}), policies).outcome is Outcome.ALLOW_WITH_REDACTION

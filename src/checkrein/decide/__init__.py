@@ -13,6 +13,7 @@
 `partial`     from a pattern, the pattern of what may still become a match
 `stream`      a text, whole or in pieces -> the same with stable placeholders for its spans
 `redact`      the same for JSON values
+`disguise`    what a text says in other forms: escapes, base64
 `restore`     placeholders -> values, for targets that may see them; also as a stream
 `fold`        text as matchers see it: invisible and look-alike characters hide nothing
 `patterns`    RE2: many patterns in one pass

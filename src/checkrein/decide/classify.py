@@ -13,6 +13,7 @@ import msgspec
 import re2
 
 from checkrein.decide.detect import BUILT_IN, Detectors, known
+from checkrein.decide.disguise import OPAQUE
 from checkrein.decide.fold import fold
 from checkrein.decide.patterns import PatternSet
 from checkrein.decide.provenance import Provenance
@@ -32,7 +33,7 @@ _EFFECT_SCORE = {
 #: what cannot be undone and also reaches outside
 _IRREVERSIBLE_EXTERNAL = 85
 _NOTHING_FOUND = 5
-_PERSONAL_DATA, _SECRET = 35, 50
+_PERSONAL_DATA, _SECRET, _OPAQUE = 35, 50, 50
 _LABELLED = 40
 _UNSUPPORTED_ARGUMENT = 30
 _UNDECLARED, _UNDECLARED_READ = 30, 10
@@ -82,6 +83,8 @@ class Classifier:
             labels |= {cls, cls.partition(".")[0]}
         factors += _found("personal data", "pii", _PERSONAL_DATA, detected)
         factors += _found("a secret", "secret", _SECRET, detected)
+        if OPAQUE in detected:
+            factors.append((_OPAQUE, "text that is encoded too deeply to be read"))
         factors.sort(key=lambda factor: -factor[0])
         score = sum(points for points, _ in factors) or _NOTHING_FOUND
         return Classified(

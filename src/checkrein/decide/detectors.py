@@ -52,6 +52,17 @@ def _checked(digits: bytes) -> bool:
     return total % 10 == 0
 
 
+_USUAL = b"0123456789 .-"
+
+
+def _grouped(data: bytes, start: int, end: int) -> bool:
+    """Whether digits are written as those of a card: between other signs than usual, in its groups or one by one."""
+    if not data[start:end].translate(None, _USUAL):
+        return True
+    sizes = [last - first for first, last in groups(data, start, end)]
+    return sizes in ([4, 4, 4, 4], [4, 6, 5]) or set(sizes) == {1}
+
+
 def _card(data: bytes, start: int, end: int, field: bytes) -> Found:
     """Runs of whole digit groups, longest first, so that a security code or a date after the card is left.
 
@@ -73,11 +84,24 @@ def _card(data: bytes, start: int, end: int, field: bytes) -> Found:
                 place = ends.get(count + size)
                 if place is None or not (any_issuer or _issued(size, head)):
                     continue
-                if _checked(digits[count : count + size]):
+                if _checked(digits[count : count + size]) and _grouped(data, first, place):
                     yield first, place
                     taken = count + size
                     break
         count += last - first
+
+
+#: letters that pass for digits
+_AS_DIGITS = bytes.maketrans(b"OoIl", b"0011")
+
+
+def _lettered_card(data: bytes, start: int, end: int, _field: bytes) -> Found:
+    """A card in which letters stand for some of the digits."""
+    value = data[start:end]
+    digits = value.translate(_AS_DIGITS, b" .-")
+    enough = sum(48 <= byte <= 57 for byte in value) >= 8
+    if enough and alone(data, start, end) and _issued(len(digits), int(digits[:4])) and _checked(digits):
+        yield start, end
 
 
 #: length of an IBAN -> countries that use it (SWIFT's IBAN registry)
@@ -110,15 +134,17 @@ def _iban(data: bytes, start: int, end: int, _field: bytes) -> Found:
     size = _IBAN_LENGTHS.get(text[:2], 0)
     if 0 < size <= len(places):
         last = places[size - 1] + 1
-        if not text[last : last + 1].isalnum() and stdnum.iban.is_valid(text[:last], check_country=False):
+        if not text[last : last + 1].isalnum() and stdnum.iban.is_valid(
+            "".join(text[place] for place in places[:size]), check_country=False
+        ):
             yield start, start + last
 
 
 def _ssn(data: bytes, start: int, end: int, field: bytes) -> Found:
     text = data[start:end].decode("ascii")
-    dashed = text.count("-") == 2
+    dashed = len(text) == 11 and text[3] == text[6] and text[3] in "-/."
     if alone(data, start, end) and (dashed or near(_SSN_WORD, data, start, end, field)):
-        digits = text.replace("-", "").replace(" ", "")
+        digits = "".join(filter(str.isdigit, text))
         if stdnum.us.ssn.is_valid(digits):
             yield start, end
 
@@ -216,9 +242,10 @@ def _country(digits: bytes) -> bool:
 
 PERSONAL = (
     Rule("pii.email", rb"[A-Za-z0-9\xe9._%+'\-]+@[A-Za-z0-9\xe9\-]+(?:\.[A-Za-z0-9\xe9\-]+)*\.[A-Za-z\xe9]{2,}"),
-    Rule("pii.card", rb"\d[\d .\-]{10,}\d", _card, 3, after=CONTEXT_AFTER),
-    Rule("pii.iban", rb"(?i)\b[a-z]{2}\d\d(?:[ \-]?[a-z0-9]){11,29}", _iban, 3, short=True, after=1),
-    Rule("pii.ssn", rb"\d{3}[ \-]?\d{2}[ \-]?\d{4}", _ssn, 3, short=True, after=CONTEXT_AFTER),
+    Rule("pii.card", rb"\d(?:[^A-Za-z0-9<>]{0,3}\d){11,}", _card, 3, after=CONTEXT_AFTER),
+    Rule("pii.card", rb"[\dOoIl]{4}(?:[ .\-]?[\dOoIl]{4}){3}", _lettered_card, 3, short=True, after=1),
+    Rule("pii.iban", rb"(?i)\b[a-z]{2}\d\d(?:[ \-._/]?[a-z0-9]){11,29}", _iban, 3, short=True, after=1),
+    Rule("pii.ssn", rb"\d{3}[ .\-/_]?\d{2}[ .\-/_]?\d{4}", _ssn, 3, short=True, after=CONTEXT_AFTER),
     Rule("pii.ip", rb"(?:\d{1,3}\.){3}\d{1,3}", _ip, after=2),
     Rule(
         "pii.ip", rb"[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?:(?:\d{1,3}\.){3}\d{1,3})?", _ip, short=True, after=2

@@ -17,6 +17,7 @@ import msgspec
 from checkrein.decide.classify import Classified, Classifier
 from checkrein.decide.context import Question, Situation, provenance, question
 from checkrein.decide.detect import known
+from checkrein.decide.disguise import OPAQUE
 from checkrein.model import (
     Advice,
     BadRequest,
@@ -131,6 +132,8 @@ def _decide(
     requirements = tuple(rule.requirement for rule in rules if rule.requirement is not None)
     alternatives = [text for rule in rules for text in rule.alternatives]
     redacting = result.outcome is Outcome.ALLOW_WITH_REDACTION
+    if redacting and OPAQUE in classified.labels:
+        return _denied(bundle, classified, "a part of it is encoded too deeply to be redacted")
     return Decision(
         outcome=result.outcome,
         risk=classified.risk,

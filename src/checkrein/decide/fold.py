@@ -28,6 +28,22 @@ _ESCAPES = ((b"\\n", b" \n"), (b"\\r", b" \r"), (b"\\t", b" \t"))
 _TABLE_SIZE = 20_000
 
 
+#: letters of other scripts that are shown like one of ASCII (a part of Unicode's confusables)
+_LIKE = {
+    "a": "\u0430\u03b1\u0251\u1d00", "b": "\u0184\u042c", "c": "\u0441\u03f2\u1d04", "d": "\u0501\u217e",
+    "e": "\u0435\u0454\u04bd\u1d07", "g": "\u0261\u0581", "h": "\u04bb\u0570", "i": "\u0456\u03b9\u0131",
+    "j": "\u0458\u03f3", "k": "\u03ba\u043a\u1d0b", "l": "\u04cf", "m": "\u043c\u1d0d", "n": "\u0578\u057c",
+    "o": "\u043e\u03bf\u0585\u1d0f", "p": "\u0440\u03c1", "q": "\u051b\u0566", "r": "\u1d26", "s": "\u0455\ua731",
+    "t": "\u0442\u03c4\u1d1b", "u": "\u057d\u03c5\u1d1c", "v": "\u03bd\u0475\u1d20", "w": "\u0461\u051d\u1d21",
+    "x": "\u0445\u03c7", "y": "\u0443\u03b3\u04af", "z": "\u1d22",
+    "A": "\u0410\u0391", "B": "\u0412\u0392", "C": "\u0421\u03f9", "E": "\u0415\u0395", "F": "\u03dc", "G": "\u050c",
+    "H": "\u041d\u0397", "I": "\u0406\u0399\u04c0", "J": "\u0408\u037f", "K": "\u041a\u039a", "M": "\u041c\u039c",
+    "N": "\u039d", "O": "\u041e\u039f\u0555", "P": "\u0420\u03a1", "S": "\u0405\u054f", "T": "\u0422\u03a4",
+    "V": "\u0474", "W": "\u051c", "X": "\u0425\u03a7", "Y": "\u04ae\u03a5", "Z": "\u0396",
+}  # fmt: skip
+_LETTERS = {other: letter for letter, others in _LIKE.items() for other in others}
+
+
 class _Image(dict[int, str]):
     """Code point -> the one character that stands for it in an image; filled as text comes by."""
 
@@ -59,6 +75,8 @@ def _image_of(char: str) -> str:
         return char
     if _invisible(char):
         return _NUL
+    if char in _LETTERS:
+        return _LETTERS[char]
     digit = unicodedata.digit(char, None)
     if digit is not None:
         return str(digit)
@@ -112,3 +130,14 @@ def fold(text: str) -> str:
     else:  # decomposing can uncover capitals, and folding case can uncover what decomposes
         plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
     return " ".join(plain.translate(_FOLD).split())
+
+
+def skeleton(text: str) -> str:
+    """Folded text with letters of other scripts as the ASCII letters they look like.
+
+    For words that raise a suspicion, never for values that are trusted: two that look alike are not the same.
+    """
+    return fold(text if text.isascii() else text.translate(_SKELETON))
+
+
+_SKELETON = {ord(other): letter for other, letter in _LETTERS.items()}

@@ -1,17 +1,27 @@
 """Redacts JSON values: prompts, arguments, results. `stream` redacts a text.
 
-What `redact_json` would replace is what `detect_json` counts, by the same steps.
+What `redact_json` would replace is what `detect_json` counts, by the same steps. Beyond what stands plainly in a text
+they read JSON within a text (arguments of tool calls), other forms of it (`disguise`), and text that is cut into the
+parts of one message. What is too deep to be read counts as `opaque`; then nobody may say that it was redacted.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from checkrein.decide.detect import BUILT_IN, EVERYTHING, Detectors, number_text, texts
+from checkrein.decide.detect import BUILT_IN, EVERYTHING, Detectors, Span, detect, number_text, texts
+from checkrein.decide.disguise import OPAQUE, disguised
 from checkrein.decide.stream import Placeholders, Stream, redact_text
+from checkrein.model import BadRequest
+from checkrein.model.json import loads
 
 __all__ = ["Placeholders", "Stream", "detect_json", "redact_json", "redact_text"]
+
+
+#: JSON within a text, within a text ... is read so many levels deep
+LEVELS = 8
 
 
 def redact_json(
@@ -24,7 +34,7 @@ def redact_json(
     """
     for text, _ in texts(value):
         placeholders.reserve(text)
-    return _Redaction(classes, placeholders).value(value, "", detectors)
+    return _Redaction(classes, placeholders).value(value, "", detectors, LEVELS)
 
 
 def detect_json(
@@ -37,37 +47,95 @@ def detect_json(
 
 
 class _Redaction:
-    """One redaction under way."""
+    """One redaction under way. `levels` says how much deeper JSON within a text is read."""
 
     def __init__(self, classes: tuple[str, ...], placeholders: Placeholders) -> None:
         self._classes = classes
         self._placeholders = placeholders
 
-    def value(self, value: object, field: str, detectors: Detectors) -> object:
+    def value(self, value: object, field: str, detectors: Detectors, levels: int) -> object:
         if isinstance(value, str):
-            clean = self._text(value, field, detectors)
+            clean = self._text(value, field, detectors, levels)
             return value if clean == value else clean
         if isinstance(value, Mapping):
-            return self._members(value, detectors)
+            return self._members(value, detectors, levels)
         if isinstance(value, list | tuple):
-            items = [self.value(item, field, detectors) for item in value]
+            whole = self._joined(value, detectors)
+            items = [self.value(item, field, detectors, levels) for item in whole]
             return value if all(new is old for new, old in zip(items, value, strict=True)) else items
         text = number_text(value, field, detectors)
-        if text and (clean := self._text(text, field, detectors)) != text:
+        if text and (clean := self._text(text, field, detectors, levels)) != text:
             return clean
         return value
 
-    def _members(self, value: Mapping[str, object], detectors: Detectors) -> object:
+    def _members(self, value: Mapping[str, object], detectors: Detectors, levels: int) -> object:
         members: dict[str, object] = {}
         for name, item in value.items():
-            key = self._text(str(name), "", detectors)
+            key = self._text(str(name), "", detectors, levels)
             while key in members:  # two names became one: keep both
                 key += "_"
-            members[key] = self.value(item, str(name), detectors)
+            members[key] = self.value(item, str(name), detectors, levels)
         same = all(
             key == name and members[key] is item for (name, item), key in zip(value.items(), members, strict=True)
         )
         return value if same else members
 
-    def _text(self, text: str, field: str, detectors: Detectors) -> str:
+    def _text(self, text: str, field: str, detectors: Detectors, levels: int) -> str:
+        if not detectors.whole(text, field, self._classes):
+            text = self._json(text, detectors.inner, levels)
+            spans, opaque = disguised(text, self._classes, detectors, field)
+            if opaque:
+                self._placeholders.counts[OPAQUE] += 1
+            text = self._cut(text, spans)
         return redact_text(text, self._classes, self._placeholders, field=field, detectors=detectors)
+
+    def _json(self, text: str, detectors: Detectors, levels: int) -> str:
+        """Read a text that is JSON as what it stands for; it is written anew only if something was replaced."""
+        if text.lstrip()[:1] not in ("{", "["):
+            return text
+        try:
+            value = loads(text)
+        except BadRequest:
+            return text
+        if not levels:
+            self._placeholders.counts[OPAQUE] += 1
+            return text
+        clean = self.value(value, "", detectors, levels - 1)
+        return text if clean is value else json.dumps(clean, ensure_ascii=False)
+
+    def _cut(self, text: str, spans: Sequence[Span]) -> str:
+        parts = []
+        done = 0
+        for start, end, cls in ((span.start, span.end, span.cls) for span in spans):
+            parts += [text[done:start], self._placeholders.token(cls, text[start:end])]
+            done = end
+        return "".join((*parts, text[done:])) if spans else text
+
+    def _joined(self, items: Sequence[object], detectors: Detectors) -> Sequence[object]:
+        """The parts of one message without what can be read only across them: its token stands where it begins."""
+        parts = {
+            place: str(item["text"])
+            for place, item in enumerate(items)
+            if isinstance(item, Mapping) and isinstance(item.get("text"), str)
+        }
+        if len(parts) < 2:
+            return items
+        whole = "".join(parts.values())
+        spans = [*detect(whole, self._classes, detectors=detectors), *disguised(whole, self._classes, detectors)[0]]
+        pieces = dict(parts)
+        begin = len(whole)
+        for place in reversed(parts):
+            text = parts[place]
+            begin -= len(text)
+            own = detect(text, self._classes, detectors=detectors) if spans else ()
+            for span in sorted(spans, reverse=True):
+                first, last = max(span.start, begin) - begin, min(span.end, begin + len(text)) - begin
+                if first >= last or any(known.start <= first and last <= known.end for known in own):
+                    continue
+                starts_here = span.start >= begin
+                token = self._placeholders.token(span.cls, whole[span.start : span.end]) if starts_here else ""
+                text = text[:first] + token + text[last:]
+            pieces[place] = text
+        if pieces == parts:
+            return items
+        return [{**item, "text": pieces[place]} if place in pieces else item for place, item in enumerate(items)]  # type: ignore[dict-item]
