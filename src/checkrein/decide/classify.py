@@ -13,8 +13,9 @@ import msgspec
 import re2
 
 from checkrein.decide.detect import BUILT_IN, Detectors, known
+from checkrein.decide.detectors import WITHHELD
 from checkrein.decide.disguise import OPAQUE
-from checkrein.decide.fold import fold
+from checkrein.decide.fold import skeleton
 from checkrein.decide.patterns import PatternSet
 from checkrein.decide.provenance import Provenance
 from checkrein.decide.redact import detect_json
@@ -37,6 +38,11 @@ _PERSONAL_DATA, _SECRET, _OPAQUE = 35, 50, 50
 _LABELLED = 40
 _UNSUPPORTED_ARGUMENT = 30
 _UNDECLARED, _UNDECLARED_READ = 30, 10
+#: what a word outside the user's messages can add: it makes nothing red by itself
+_ELSEWHERE = 30
+
+#: what detection counts beside classes: what it could not read, or would not release
+_UNREAD = (OPAQUE, WITHHELD)
 
 Factor = tuple[int, str]
 
@@ -94,16 +100,19 @@ class Classifier:
         )
 
     def _prompt(self, body: Mapping[str, object]) -> tuple[list[Factor], set[str]]:
-        wanted = self._intents.wanted(asked(body))
         labels: set[str] = set()
-        strongest: Factor | None = None
-        for manifest in wanted:
+        strongest: Factor = (0, "")
+        for manifest in self._intents.wanted(asked(body, joined=True)):
             labels |= _labels(manifest)
             points = _score(manifest.effects, manifest.labels)
-            if strongest is None or points > strongest[0]:
-                strongest = (points, f"asks for {_named(manifest)}")
-        factors = [] if strongest is None else [strongest]
-        return factors, labels
+            strongest = max(strongest, (points, f"asks for {_named(manifest)}"), key=lambda factor: factor[0])
+        # what stands elsewhere (instructions, answers of tools) may speak of a tool without wanting it
+        for manifest in self._intents.wanted(_elsewhere(body)):
+            points = min(_score(manifest.effects, manifest.labels), _ELSEWHERE)
+            strongest = max(
+                strongest, (points, f"speaks of {_named(manifest)} outside what is asked"), key=lambda factor: factor[0]
+            )
+        return [strongest] if strongest[0] else [], labels
 
     def _call(self, request: Request, provenance: Mapping[str, Provenance]) -> tuple[list[Factor], set[str]]:
         name = request.action.name
@@ -130,7 +139,7 @@ def _told(input: Mapping[str, object]) -> dict[str, int]:
     """What was found in an answer, by class; raises `BadRequest` for what says nothing."""
     found = input.get("found", {})
     if not isinstance(found, Mapping) or not all(
-        isinstance(cls, str) and known(cls) and type(count) is int for cls, count in found.items()
+        isinstance(cls, str) and (known(cls) or cls in _UNREAD) and type(count) is int for cls, count in found.items()
     ):
         raise BadRequest("`found` does not say what was found", hint='send `{"pii.email": 2}`')
     return {cls: count for cls, count in found.items() if count > 0}
@@ -170,12 +179,32 @@ def _found(what: str, root: str, points: int, detected: Mapping[str, int]) -> li
     return [(points, f"{what} ({', '.join(kinds)})")] if kinds else []
 
 
+def _elsewhere(body: Mapping[str, object]) -> str:
+    """The text of messages that are not the user's."""
+    messages = body.get("messages", body.get("input"))
+    if not isinstance(messages, list):
+        return ""
+    others = (message for message in messages if isinstance(message, Mapping) and _is_others(message))
+    return "\n".join(text for message in others for text in _said(message.get("content", message.get("output"))))
+
+
+def _said(content: object) -> Iterator[str]:
+    """Every text of a message's content; a word that is cut into two parts also whole."""
+    yield from _strings(content)
+    if isinstance(content, list) and len(content) > 1:
+        yield "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+
+
 #: roles whose text is not what the user asks for
 _OTHER_ROLES = frozenset({"system", "developer", "assistant", "tool", "function"})
 
 
-def asked(body: Mapping[str, object]) -> str:
-    """What the user asks for: text of the user's messages, or all text where none is marked as the user's."""
+def asked(body: Mapping[str, object], *, joined: bool = False) -> str:
+    """What the user asks for: text of the user's messages, or all text where none is marked as the user's.
+
+    `joined` adds the parts of each message as one text: so a matcher finds words that are cut into two.
+    """
+    say = _said if joined else _strings
     messages = body.get("messages", body.get("input"))
     if isinstance(messages, str) and messages.strip():
         return messages
@@ -184,7 +213,7 @@ def asked(body: Mapping[str, object]) -> str:
             text
             for message in messages
             if not (isinstance(message, Mapping) and _is_others(message))
-            for text in _strings(message.get("content") if isinstance(message, Mapping) else message)
+            for text in say(message.get("content") if isinstance(message, Mapping) else message)
         ]
         if any(text.strip() for text in asked):
             return "\n".join(asked)
@@ -236,7 +265,7 @@ class _Intents:
 
     def wanted(self, text: str) -> list[Manifest]:
         """The tools that the text asks for, by name."""
-        folded = fold(text).encode("utf-8", "replace")
+        folded = skeleton(text).encode("utf-8", "replace")
         seen = frozenset(self._phrases.match(folded))
         found: dict[str, Manifest] = {}
         for manifest, needed, whole in self._intents:
@@ -248,7 +277,7 @@ class _Intents:
 def _phrases(intent: str) -> list[str]:
     """The patterns between the gaps: `wire money` fits `Wire  MONEY`, `mail*` fits `mailed`."""
     phrases: list[list[str]] = [[]]
-    for word in fold(intent).split(" "):
+    for word in skeleton(intent).split(" "):
         if word == "*":
             phrases.append([])
         else:
