@@ -156,6 +156,15 @@ def test_texts_are_for_auditors(folder: Path, cli: Run):
     assert kinds == ["admin.payload_read_refused", "admin.payload_read"]
 
 
+def test_golden_cases_are_named_by_file_folder_or_pattern(folder: Path, cli: Run, tmp_path: Path):
+    golden(folder, read_file=30)
+    for named in (folder / "golden", folder / "golden/actions.jsonl", folder / "golden/*.jsonl"):
+        assert "30 golden cases" in cli("drift", "report", "--golden", named, "--dir", folder).out
+    ran = cli("drift", "report", "--golden", folder / "golden/*.json", "--dir", folder)
+    assert ran.code != 0
+    assert "no golden cases are in" in ran.err
+
+
 def test_limits_are_checked(folder: Path, cli: Run):
     golden(folder, read_file=5)
     config = folder / "checkrein.toml"

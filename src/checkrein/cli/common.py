@@ -41,7 +41,7 @@ Data = Annotated[
 Format = Annotated[Output, typer.Option("--output", "-o", help="A table for people, or JSON.")]
 GoldenPaths = Annotated[
     list[str] | None,
-    typer.Option("--golden", metavar="PATH", help="A file or folder of golden cases.", show_default="DIR/golden"),
+    typer.Option("--golden", metavar="PATH", help="Golden cases: file, folder or pattern.", show_default="DIR/golden"),
 ]
 HERE = Path()
 
@@ -157,14 +157,21 @@ def store(folder: Path, data: Path | None) -> Iterator[SqliteStore]:
 
 
 def golden_files(patterns: list[str] | None, folder: Path) -> dict[str, bytes]:
-    """The files that are named, by their paths; a folder stands for its `*.jsonl`."""
-    named = [Path(pattern) for pattern in patterns] if patterns else [folder / "golden"]
+    """The files that are named, by their paths; a folder stands for its `*.jsonl`, a pattern for what it meets."""
+    named = [path for pattern in patterns for path in _met(pattern)] if patterns else [folder / "golden"]
     found = [file for path in named for file in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])]
     missing = next((path for path in found if not path.is_file()), None)
     if missing or not found:
         where = f"`{missing or named[0]}`"
         raise NotFound(f"no golden cases are in {where}", hint="write golden/*.jsonl, or name files with `--golden`")
     return {str(path): path.read_bytes() for path in found}
+
+
+def _met(pattern: str) -> list[Path]:
+    path = Path(pattern)
+    if path.exists() or not set("*?[") & set(pattern):
+        return [path]
+    return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) or [path]
 
 
 def operator() -> str:
