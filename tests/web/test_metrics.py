@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import aiohttp
@@ -17,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from checkrein.compose import System, open_system
 from checkrein.flow.delivery import Delivery, Refused
 from checkrein.flow.rollout import Kind, Plan
+from checkrein.ledger import Record
 from checkrein.model import (
     Action,
     Decision,
@@ -118,6 +120,22 @@ async def test_executions_are_counted_by_how_they_ended(system: System, server: 
         assert reply.status == 200
     found = await scrape(server, key)
     assert (found("checkrein_executions_total", status="ok"), found("checkrein_decisions_total")) == (1, 1)
+
+
+async def test_what_could_not_be_recorded_is_no_decision_and_is_counted_as_such(
+    system: System, server: str, key: str, monkeypatch: pytest.MonkeyPatch
+):
+    refused: Future[tuple[Record, ...]] = Future()
+    refused.set_exception(StoreUnavailable("the disk is full"))
+    with monkeypatch.context() as patch:
+        patch.setattr(system.store, "commit", lambda unit: refused)
+        with pytest.raises(StoreUnavailable):
+            decide(system)
+    found = await scrape(server, key)
+    assert (found("checkrein_unrecorded_total"), found("checkrein_decision_seconds_count")) == (1, 0)
+    decide(system)
+    found = await scrape(server, key)
+    assert (found("checkrein_unrecorded_total"), found("checkrein_decisions_total")) == (1, 1)
 
 
 def test_a_latency_falls_into_the_bucket_that_ends_at_or_above_it():
