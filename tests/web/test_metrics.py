@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -30,12 +31,13 @@ from checkrein.model import (
     StoreUnavailable,
     Subject,
 )
-from checkrein.ports import Row, Save, Unit
+from checkrein.ports import RecordQuery, Row, Save, Unit
 from checkrein.services import drift
 from checkrein.services.live import BUCKETS_US, Live
 from checkrein.services.outbox import ROOM
 from checkrein.web import metrics
 from checkrein.web.server import BackgroundServer
+from fakes import FakeModel
 
 DOC = Path(__file__).parents[2] / "docs/metrics.md"
 
@@ -122,6 +124,23 @@ async def test_executions_are_counted_by_how_they_ended(system: System, server: 
     assert (found("checkrein_executions_total", status="ok"), found("checkrein_decisions_total")) == (1, 1)
 
 
+async def test_calls_that_a_model_answers_are_decisions_too(system: System, server: str, key: str, model: FakeModel):
+    call = {"name": "read_file", "arguments": json.dumps({"path": "q3.csv"})}
+    message = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": call}]}
+    model.answer = json.dumps({"id": "1", "choices": [{"index": 0, "message": message}]}).encode()
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    headers = {"authorization": f"Bearer {key}"}
+    async with (
+        aiohttp.ClientSession(server) as http,
+        http.post("/v1/chat/completions", json=body, headers=headers) as reply,
+    ):
+        assert reply.status == 200
+    found = await scrape(server, key)
+    decided = sum(1 for _ in system.store.records(RecordQuery(kinds=("decision",))))
+    assert found("checkrein_decisions_total") == decided == 2
+    assert found("checkrein_decision_seconds_count") == 1
+
+
 async def test_what_could_not_be_recorded_is_no_decision_and_is_counted_as_such(
     system: System, server: str, key: str, monkeypatch: pytest.MonkeyPatch
 ):
@@ -141,11 +160,12 @@ async def test_what_could_not_be_recorded_is_no_decision_and_is_counted_as_such(
 def test_a_latency_falls_into_the_bucket_that_ends_at_or_above_it():
     live = Live()
     made = Decision(outcome=Outcome.ALLOW)
-    for us in (0, 50, 51, BUCKETS_US[-1], BUCKETS_US[-1] + 1):
+    for us in (0, 1, 50, 51, BUCKETS_US[-1], BUCKETS_US[-1] + 1):
         live.decided(made, us)
     buckets = live.seen().buckets
     assert (buckets[0], buckets[1], buckets[-2], buckets[-1]) == (2, 1, 1, 1)
-    assert sum(buckets) == 5
+    assert sum(buckets) == 5  # what took no time was not timed
+    assert sum(live.seen().decisions.values()) == 6
 
 
 async def test_gauges_say_how_the_store_stands(system: System, server: str, key: str):

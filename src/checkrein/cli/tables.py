@@ -29,6 +29,8 @@ STYLES = {
     "pending": "yellow",
     "approved": "green",
     "denied": "red",
+    "met": "green",
+    "missed": "red",
     "ok": "green",
     "warn": "yellow",
     "fail": "red",

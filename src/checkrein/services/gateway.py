@@ -269,6 +269,7 @@ class Gateway:
         )
         if not isinstance((yield from self._write(Unit((draft,)), payload)), flow.Durable):
             raise StoreUnavailable("the decision about the answer could not be recorded")
+        self.live.decided(made, 0)
 
     # --- the steps ----------------------------------------------------------------------------------------------
 

@@ -42,12 +42,12 @@ class Live:
         self._total_us = 0
 
     def decided(self, made: Decision, latency_us: int) -> None:
-        """A decision is on disk."""
+        """A decision is on disk; its latency is 0 where nobody timed it."""
         key = (made.outcome.wire, made.risk.level.value, made.arm)
         bucket = bisect_left(BUCKETS_US, latency_us)
         with self._lock:
             self._decisions[key] = self._decisions.get(key, 0) + 1
-            self._buckets[bucket] += 1
+            self._buckets[bucket] += latency_us > 0
             self._total_us += latency_us
 
     def ended(self, status: str) -> None:

@@ -255,7 +255,7 @@ def _wrongful(ledger: Ledger, tally: _Tally, query: RecordQuery, targets: Target
 
 
 class _Latency(msgspec.Struct):
-    latency_us: int | None = None
+    latency_us: int = 0
 
 
 class _Decided(msgspec.Struct):
@@ -271,7 +271,7 @@ class _Timed(msgspec.Struct):
 _timed = msgspec.json.Decoder(_Timed)
 
 
-def _took_us(record: Record) -> int | None:
+def _took_us(record: Record) -> int:
     try:
         return _timed.decode(record.data).body.decision.latency_us
     except msgspec.MsgspecError as error:
@@ -279,11 +279,11 @@ def _took_us(record: Record) -> int | None:
 
 
 def _latency(ledger: Ledger, tally: _Tally, query: RecordQuery, targets: Targets) -> list[Measure]:
-    """How long deciding took, as each decision recorded it: nearest ranks."""
+    """How long deciding took, as each decision recorded it (0 if nobody timed it): nearest ranks."""
     decided = tally.of("decision")
     seen = ledger.sample("decision", SAMPLE, query) if decided else []
-    took = sorted(us / 1000 for record in seen if (us := _took_us(record)) is not None)
-    how = f"{decided:,} decisions{_drawn(seen, decided)}" if decided else "nothing was decided"
+    took = sorted(us / 1000 for record in seen if (us := _took_us(record)))
+    how = f"{len(took):,} timed decisions{_drawn(seen, decided)}" if took else "no decision was timed"
     return [
         Measure(
             name=f"decision_latency_p{percent}",
