@@ -21,8 +21,8 @@ from checkrein.connectors.tokens import Expected
 from checkrein.connectors.webhook import Webhook, read_secret
 from checkrein.connectors.witness import HttpWitness
 from checkrein.flow.approval import Approval
-from checkrein.flow.quota import NANO, Quota
 from checkrein.flow.quota import Price as NanoPrice
+from checkrein.flow.quota import Quota
 from checkrein.ledger.checkpoint import COSIGNATURE, VerifierKey
 from checkrein.ledger.verify import Report
 from checkrein.model import (
@@ -39,6 +39,7 @@ from checkrein.model import (
 from checkrein.model.request import PROMPT
 from checkrein.model.requirement import parse_span
 from checkrein.model.target import Target
+from checkrein.model.usage import NANO
 from checkrein.policy.bundle import Bundle
 from checkrein.policy.cases import CaseResult
 from checkrein.policy.cases import run as run_policy_tests

@@ -88,7 +88,7 @@ def test_a_policy_that_no_request_satisfies_is_dead(bundle: Callable[[str], Bund
         'principal.department == "x"',
         'principal.hasTag("a") && principal.getTag("a") like "*x*"',
         'action in Action::"mcp" && action in Action::"external"',
-        "context has usage && context.usage.spend.lessThan(decimal(\"0.0\"))",
+        "context.usage.spend_today.lessThan(decimal(\"0.0\"))",
         "context.input has fast && context.input.fast",
         '(if context.input.amount > 5 then "ab" else "b") like "a*b"',
     ],

@@ -27,7 +27,7 @@ from checkrein.policy.cedar import Kind, read_policies
 from checkrein.policy.engine import PolicyResult, PolicySet
 from checkrein.policy.entities import Entities, Entity
 from checkrein.policy.manifest import Manifests
-from checkrein.policy.schema import action_entity, known_actions, schema_text
+from checkrein.policy.schema import USED, action_entity, known_actions, schema_text
 from checkrein.policy.values import Uid
 
 DEEP = os.environ.get("CHECKREIN_DEEP") == "1"
@@ -59,20 +59,23 @@ FORMS: dict[str, list[str]] = {
         'principal in Role::"a"', 'principal in Role::"b"', "principal is User", 'principal == User::"a"',
         'resource == Tool::"a"', "resource is Model", 'action == Action::"pay"', 'action in Action::"read"',
         'action in Action::"mcp"', 'action in [Action::"external", Action::"llm"]', 'User::"a" in Role::"a"',
-        'principal is User in Role::"a"', '[User::"a", User::"b"].contains(principal)', "context has usage",
+        'principal is User in Role::"a"', '[User::"a", User::"b"].contains(principal)', "context.usage.running == 0",
         "context.risk == {level: $text, score: $long}",
     ],
     "long": [
         "$number", "$number", "context.risk.score", "context.time.hour", "context.input.amount",
         "context.input.limit", "($long + $long)", "($long - $long)", "($long * $number)", "-($long)",
-        "(if $bool then $long else $long)", "context.usage.calls",
+        "(if $bool then $long else $long)", "context.usage.requests_today", "context.usage.agent.running",
     ],
     "text": [
         "$word", "$word", "context.environment", "context.input.to", "context.input.memo", "context.risk.level",
         "principal.department", "principal.getTag($word)", "(if $bool then $text else $text)", "context.agent.id",
     ],
     "set": ["context.labels", "context.labels", "context.input.tags", "[$text, $text]", "[]", "[$word]"],
-    "decimal": ["context.input.fee", "context.input.amount", "$decimal_number", "context.usage.spend"],
+    "decimal": [
+        "context.input.fee", "context.input.amount", "$decimal_number", "context.usage.spend_today",
+        "context.usage.key.spend_month",
+    ],
 }  # fmt: skip
 PATTERNS = ['"a*"', '"*b"', '"*a*"', '"b*"', '"ab*"', '"a*c"', '"abc"', '"*"', '"*bc"', '"a*b*"']
 HEADS = {
@@ -153,15 +156,18 @@ def request(random: Random) -> Asked:
         input = {}
         borne += ["undeclared", f"tool:{name}"]
     score = random.choice([0, 1, 5, 29, 30, 69, 70, 100])
-    usage = {"calls": random.choice([0, 1, 5]), "spend": decimal()}
+
+    def used() -> dict[str, object]:
+        return {name: random.choice([0, 1, 5]) if kind == "Long" else decimal() for name, kind in USED.items()}
+
     context: dict[str, object] = {
         "agent": {"id": random.choice(TEXTS)},
         "time": {"hour": random.choice([0, 1, 5, 23]), "weekday": "monday", "date": "2026-01-05"},
         "risk": {"level": Risk.of(score).level.value, "score": score},
         "labels": sorted({*borne, *texts(LABELS)}),
         "input": input,
+        "usage": {**used(), "agent": used(), "key": used()},
         **sometimes("environment", random.choice(TEXTS)),
-        **sometimes("usage", usage),
     }
     principal = Entity(
         Uid(random.choice(["User", "User", "Agent"]), random.choice(["a", "b", "c"])),

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from checkrein.decide.classify import Classifier
-from checkrein.decide.context import Usage
 from checkrein.decide.evaluate import Situation, evaluate, redact_problems
 from checkrein.model import Advice, Decision, Obligation, Outcome, PolicyError, Request, Requirement
 from checkrein.model.requirement import Factor
+from checkrein.model.usage import Usage, Used
 from checkrein.policy.bundle import Bundle
 
 Make = Callable[..., Request]
@@ -163,7 +163,8 @@ SEEN = SUBJECT + "".join(
             'context.risk == {level: "amber", score: 45}',
             'context.labels == ["tool:mail", "effect:external", "broadcast"]',
             'context has provenance && context.provenance has to && context.provenance.to == "prompt"',
-            'context has usage && context.usage == {calls: 7, spend: decimal("1.5")}',
+            'context.usage.requests_today == 7 && context.usage.spend_today == decimal("1.5001")',
+            'context.usage.agent.running == 2 && context.usage.key.spend_month == decimal("0.0")',
             'context has approval && context.approval.id == "apr_1"',
             'context.input == {to: "bob", body: "hi"}',
             'action in Action::"mcp" && action in Action::"external" && action in Action::"tool"',
@@ -186,7 +187,7 @@ def test_policies_see_the_request_and_the_facts(decide: Decide, call: Make) -> N
         "environment": "production",
         "prompt": "mail bob",
         "approval_id": "apr_1",
-        "usage": Usage(7, "1.50"),
+        "usage": Usage(Used(requests_today=7, spend_today=1_500_000_001), Used(running=2)),
         "protocol": "mcp",
     }
     made = decide(request, SEEN, **facts)

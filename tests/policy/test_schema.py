@@ -43,7 +43,7 @@ def fails(condition: str, action: str = 'action == Action::"pay"') -> str:
         'context.time.hour >= 9 && context.time.weekday == "monday" && context.time.date == "2026-01-05"',
         'context.risk.level == "red" || context.risk.score > 70',
         'context.labels.contains("pii")',
-        "context has usage && context.usage.calls > 10",
+        'context.usage.requests_minute > 10 && context.usage.agent.spend_today.lessThan(decimal("1.0"))',
         'context has approval && context.approval.id like "apr_*"',
         'principal in Role::"treasury" && principal has department && principal.department == "finance"',
         'principal.hasTag("team") && principal.getTag("team") == "red"',

@@ -21,7 +21,7 @@ from checkrein.model.risk import AMBER_FROM, RED_FROM
 from checkrein.policy.bundle import Bundle
 from checkrein.policy.effect import Effect
 from checkrein.policy.manifest import Manifest
-from checkrein.policy.schema import CEDAR_TYPES
+from checkrein.policy.schema import CEDAR_TYPES, USED
 from checkrein.policy.values import MAX_LONG, MIN_LONG, Uid
 
 #: stands for every tool without a manifest
@@ -32,7 +32,12 @@ WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", 
 BOUNDS: Mapping[str, tuple[int, int]] = {
     "context.time.hour": (0, 23),
     "context.risk.score": (0, 100),
-    "context.usage.calls": (0, MAX_LONG),
+    **{
+        f"context.usage.{whose}{name}": (0, MAX_LONG)
+        for whose in ("", "agent.", "key.")
+        for name, kind in USED.items()
+        if kind == "Long"
+    },
     "context.input.chars": (0, MAX_LONG),
     "context.input.messages": (0, MAX_LONG),
 }

@@ -16,9 +16,10 @@ import msgspec
 from checkrein.decide.classify import Classified
 from checkrein.decide.provenance import Provenance, trace
 from checkrein.model import BadRequest, Request
+from checkrein.model.usage import NANO, Usage, Used
 from checkrein.policy.entities import Entities, Entity
 from checkrein.policy.manifest import Manifest, Resolved
-from checkrein.policy.schema import CEDAR_TYPES, SUBJECT_ATTRIBUTES, action_entity
+from checkrein.policy.schema import CEDAR_TYPES, SUBJECT_ATTRIBUTES, USED, action_entity
 from checkrein.policy.values import MAX_LONG, MIN_LONG, Uid, Value
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -26,19 +27,13 @@ _WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday",
 _PRINCIPALS = {"user": "User", "agent": "Agent", "service": "Service"}
 
 
-class Usage(msgspec.Struct, frozen=True):
-    """What the caller has used so far. `spend` is a decimal number with at most four places, as text."""
-
-    calls: int
-    spend: str
-
-
 class Situation(msgspec.Struct, frozen=True, kw_only=True):
     """What is known besides the request when it is decided. Microseconds since 1970, UTC.
 
     `prompt` is what the user wrote in this turn, `endorsed` the prompt text a person approved, `untrusted` what
     tools answered, `directory` values the deployment vouches for. `discharged` are ids of review policies that
-    people have answered by the approval `approval_id`. `protocol` is `mcp` for a call over MCP.
+    people have answered by the approval `approval_id`. `usage` is what those who act have used; where nobody has
+    accounts (a test, a dry run), it is what the request says. `protocol` is `mcp` for a call over MCP.
     """
 
     now_us: int
@@ -97,6 +92,7 @@ def question(
         "time": _time(situation.now_us),
         "risk": {"level": classified.risk.level.value, "score": classified.risk.score},
         "labels": labels,
+        "usage": _usage(Usage.claimed(request.context.get("usage")) if situation.usage is None else situation.usage),
         "input": _prompt_input(request) if request.is_prompt else _input(request, resolved.manifest),
     }
     environment = situation.environment or _text(request.context, "environment")
@@ -108,8 +104,6 @@ def question(
     context |= {name: text for name, text in named.items() if text}
     if sources:
         context["provenance"] = {name: source.value for name, source in sources.items()}
-    if situation.usage is not None:
-        context["usage"] = {"calls": situation.usage.calls, "spend": _decimal(Decimal(situation.usage.spend))}
     if situation.approval_id:
         context["approval"] = {"id": situation.approval_id}
     entities = Entities([principal, action, resource])
@@ -159,6 +153,18 @@ def _agent(request: Request) -> dict[str, str]:
 def _time(now_us: int) -> dict[str, object]:
     moment = _EPOCH + datetime.timedelta(microseconds=now_us)
     return {"hour": moment.hour, "weekday": _WEEKDAYS[moment.weekday()], "date": moment.date().isoformat()}
+
+
+def _usage(usage: Usage) -> dict[str, object]:
+    return {**_used(usage.subject), "agent": _used(usage.agent), "key": _used(usage.key)}
+
+
+def _used(used: Used) -> dict[str, object]:
+    """An account in Cedar's numbers; money is rounded up to the four places that there are."""
+    return {
+        name: _decimal(Decimal(-(-value * 10_000 // NANO)) / 10_000) if USED[name] == "decimal" else value
+        for name, value in msgspec.structs.asdict(used).items()
+    }
 
 
 def _prompt_input(request: Request) -> dict[str, object]:

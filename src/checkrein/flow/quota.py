@@ -16,11 +16,11 @@ import datetime
 
 import msgspec
 
+from checkrein.model.usage import Used
+
 SLOT_US = 5_000_000
 MINUTE_US = 60_000_000
 DAY_US = 86_400_000_000
-#: billionths in one unit of money
-NANO = 1_000_000_000
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -80,18 +80,6 @@ class Account(msgspec.Struct, frozen=True, array_like=True):
     day_spent: int = 0
     month: int = 0
     month_spent: int = 0
-
-
-class Used(msgspec.Struct, frozen=True, kw_only=True):
-    """An account in words, at one moment. Spending in billionths, with what the running actions may cost."""
-
-    requests_minute: int = 0
-    tokens_minute: int = 0
-    running: int = 0
-    requests_today: int = 0
-    tokens_today: int = 0
-    spend_today: int = 0
-    spend_month: int = 0
 
 
 class Refusal(msgspec.Struct, frozen=True):

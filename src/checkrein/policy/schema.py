@@ -8,7 +8,7 @@
     risk         {level: String, score: Long}
     labels       Set<String>
     provenance?  {<control argument>: String}                       tools with `control` only
-    usage?       {calls: Long, spend: decimal}
+    usage        what the subject used, and `agent` and `key` the same of those: `USED`
     approval?    {id: String}
     input        the arguments, by the types in `tools.yaml`; `PROMPT_INPUT` for a prompt; empty for a tool
                  without a manifest
@@ -37,6 +37,18 @@ CEDAR_TYPES: Mapping[str, str] = {
     "array<integer>": "Set<Long>",
 }
 
+#: member of `context.usage` -> Cedar type; days and months are those of UTC, `spend_*` is money
+USED: Mapping[str, str] = {
+    "requests_minute": "Long",
+    "tokens_minute": "Long",
+    "running": "Long",
+    "requests_today": "Long",
+    "tokens_today": "Long",
+    "spend_today": "decimal",
+    "spend_month": "decimal",
+}
+_USED = ", ".join(f"{name}: {kind}" for name, kind in USED.items())
+
 #: member of `context` -> Cedar type, for every action; `input` and `provenance` come from the manifest
 CONTEXT: Mapping[str, str] = {
     "agent": "{id: String, version?: String}",
@@ -46,7 +58,7 @@ CONTEXT: Mapping[str, str] = {
     "time": "{hour: Long, weekday: String, date: String}",
     "risk": "{level: String, score: Long}",
     "labels": "Set<String>",
-    "usage?": "{calls: Long, spend: decimal}",
+    "usage": f"{{{_USED}, agent: {{{_USED}}}, key: {{{_USED}}}}}",
     "approval?": "{id: String}",
 }
 

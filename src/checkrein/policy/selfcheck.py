@@ -23,7 +23,7 @@ from checkrein.policy.effect import Effect
 from checkrein.policy.engine import PolicySet
 from checkrein.policy.entities import Entities, Entity
 from checkrein.policy.manifest import Manifests
-from checkrein.policy.schema import CEDAR_TYPES, PROMPT_INPUT, SUBJECT_ATTRIBUTES, action_entity, known_actions
+from checkrein.policy.schema import CEDAR_TYPES, PROMPT_INPUT, SUBJECT_ATTRIBUTES, USED, action_entity, known_actions
 from checkrein.policy.values import Uid, Value, to_json
 
 if TYPE_CHECKING:
@@ -245,13 +245,16 @@ class _Aim:
             "environment": self._text(),
             "scope": self._text(),
             "session": self._text(),
-            "usage": {"calls": self._number(), "spend": self._decimal()},
+            "usage": {**self._used(), "agent": self._used(), "key": self._used()},
             "approval": {"id": self._text()},
         }
         if manifest is not None and manifest.control:
             context["provenance"] = {name: self._text() for name in manifest.control if self._often()}
-        needed = ("agent", "time", "risk", "labels", "input")
+        needed = ("agent", "time", "risk", "labels", "usage", "input")
         return {name: value for name, value in context.items() if name in needed or self._often()}
+
+    def _used(self) -> dict[str, object]:
+        return {name: self._number() if kind == "Long" else self._decimal() for name, kind in USED.items()}
 
     def _record(self, types: Mapping[str, str]) -> dict[str, object]:
         record = {}

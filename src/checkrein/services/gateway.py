@@ -34,6 +34,8 @@ from checkrein.model import (
 )
 from checkrein.model.decision import UNSUPPORTED
 from checkrein.model.stamp import stamp
+from checkrein.model.target import Target, targets
+from checkrein.model.usage import Usage
 from checkrein.ports import Clock, Move, Payload, Store, Unit
 from checkrein.services import grants, records
 from checkrein.services.approvals import Approvals, save
@@ -182,9 +184,8 @@ class Gateway:
 
     def consider(self, request: Request, governed: Governed) -> Decision:
         """Decide about what `governed` answers. What people approved for the prompt holds for its answer."""
-        return self._pdp.decide(
-            Asked(request), trace_id=governed.decision.trace_id, discharged=governed.machine.approval
-        )
+        asked = Asked(request, usage=self._usage(targets(governed.request, governed.caller)))
+        return self._pdp.decide(asked, trace_id=governed.decision.trace_id, discharged=governed.machine.approval)
 
     async def note(
         self, request: Request, made: Decision, governed: Governed, *, redactions: Mapping[str, int]
@@ -380,11 +381,12 @@ class Gateway:
         begun = perf_counter_ns()
         asked = asking.asked = _as_agreed(asking.sent, command.discharged)
         now_us = asking.now_us = self._clock.now_us()
+        weighed = msgspec.structs.replace(asked, usage=self._usage(asking.targets))
         if asking.barred:
-            decision = self._pdp.refuse(asked, asking.barred, trace_id=asking.trace_id, now_us=now_us)
+            decision = self._pdp.refuse(weighed, asking.barred, trace_id=asking.trace_id, now_us=now_us)
         else:
             decision = self._pdp.decide(
-                asked,
+                weighed,
                 trace_id=asking.trace_id,
                 discharged=command.discharged,
                 now_us=now_us,
@@ -409,6 +411,10 @@ class Gateway:
         fresh = self._approvals.fresh(asked.request, decision, now_us, caller=asking.caller)
         grant = None if command.discharged else self._grants.find(asked.request, decision, now_us)
         return flow.Decided(decision=decision, now_us=now_us, match=match, fresh=fresh, grant=grant)
+
+    def _usage(self, those: tuple[Target, ...]) -> Usage:
+        """What those who act have used; it is not looked up for policies that do not ask for it."""
+        return self._limits.usage(those) if self._pdp.asks_usage else Usage()
 
     def _standing(self, request: Request, decision: Decision, *, tried: bool) -> Approval | None:
         """The live approval of this action, or the one it was edited into; `tried` if an approved one did not do."""
@@ -461,7 +467,7 @@ class Gateway:
         moves: tuple[Move, ...] = ()
         if made.outcome.runs and asking.metered:
             moves, asking.reservation = self._limits.reserve(
-                asking.targets, asking.wish, now_us, runs=machine.mode is flow.Mode.RUN
+                asking.targets, asking.wish, now_us, runs=machine.mode is flow.Mode.RUN, every=self._pdp.asks_usage
             )
         drafts: list[Draft] = []
         for kind in command.kinds:

@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterator, Mapping
 import msgspec
 
 from checkrein.flow import quota as flow
-from checkrein.flow.quota import Account, Amount, Quota, Refusal, Reservation, Used
+from checkrein.flow.quota import Account, Amount, Quota, Refusal, Reservation
 from checkrein.model import LedgerInvalid, StoreConflict
 from checkrein.model.target import Target, What
+from checkrein.model.usage import NANO, Usage, Used
 from checkrein.ports import Clock, Move, Row, Store
 from checkrein.services.pdp import Barred
 
 ROOM = "account"
+#: whose accounts policies see
+SEEN = (What.SUBJECT, What.AGENT, What.KEY)
 #: targets whose quota is remembered
 _REMEMBERED = 4096
 _PAGE = 500
@@ -83,12 +86,13 @@ class Limits:
     ) -> tuple[tuple[Move, ...], Reservation | None]:
         """What to write with the decision that lets an action run, and what it then holds if it `runs` here.
 
-        Of `those`, as from `targets`, they are counted for whom a limit stands, and with `every` all.
+        Of `those`, as from `targets`, they are counted for whom a limit stands, and with `every` those that policies
+        see.
         """
         moves: list[Move] = []
         for target in those if self._quotas or every else ():
             quota = self.quota(target)
-            if quota is not None or every:
+            if quota is not None or (every and target.what in SEEN):
                 moves.append(Move(ROOM, str(target), _reserving(target, quota or Quota(), wish, now_us, runs=runs)))
         if not moves or not runs:
             return tuple(moves), None
@@ -98,6 +102,11 @@ class Limits:
         """What one, folded, has used so far."""
         row = self._store.row(ROOM, str(target))
         return flow.used(read(row.body if row else None), self._clock.now_us())
+
+    def usage(self, those: tuple[Target, ...]) -> Usage:
+        """What policies see of those who act."""
+        found = {target.what: target for target in reversed(those)}
+        return Usage(*(self.used(found[what]) if what in found else Used() for what in SEEN))
 
     def lines(self) -> Iterator[Line]:
         """Every account, and every limit that stands for one name, by kind and name."""
@@ -150,7 +159,7 @@ def read(body: bytes | None) -> Account:
 
 def money(nano: int) -> str:
     """Billionths as a decimal number, with two places at least and no needless ones."""
-    whole, rest = divmod(nano, flow.NANO)
+    whole, rest = divmod(nano, NANO)
     places = f"{rest:09d}".rstrip("0").ljust(2, "0")
     return f"{whole}.{places}"
 

@@ -19,6 +19,7 @@ from checkrein.flow.grant import Discharge
 from checkrein.flow.window import Loosened
 from checkrein.model import Advice, BadRequest, Decision, Outcome, PolicyError, Request
 from checkrein.model.decision import UNSUPPORTED, Shadow
+from checkrein.model.usage import Usage
 from checkrein.policy.bundle import Bundle
 from checkrein.policy.explain import PolicyExplained
 from checkrein.ports import Clock, Facts
@@ -48,11 +49,15 @@ class Barred(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A request as it will be decided, the turn it belongs to, if it names one, and its part in a rollout."""
+    """A request as it will be decided, the turn it belongs to, if it names one, and its part in a rollout.
+
+    `usage` is what those who act have used. Without it, nobody has accounts here: what the request says of it counts.
+    """
 
     request: Request
     turn: Turn | None = None
     part: Part | None = None
+    usage: Usage | None = None
 
 
 class _Case(msgspec.Struct, frozen=True):
@@ -62,6 +67,7 @@ class _Case(msgspec.Struct, frozen=True):
     turn: Turn | None
     now_us: int
     supported: object
+    usage: Usage | None = None
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -69,10 +75,13 @@ class Version(msgspec.Struct, frozen=True):
 
     bundle: Bundle
     classifier: Classifier
+    #: whether a policy may look at `context.usage`
+    asks_usage: bool
 
     @classmethod
     def of(cls, bundle: Bundle) -> Version:
-        return cls(bundle, Classifier(bundle.manifests))
+        asks_usage = any("usage" in policy.text for policy in bundle.policies.policies)
+        return cls(bundle, Classifier(bundle.manifests), asks_usage)
 
 
 class Trial(msgspec.Struct, frozen=True):
@@ -121,6 +130,12 @@ class Pdp:
     def trial(self, trial: Trial | None) -> None:
         """Try another version beside the stable one, or (`None`) no longer."""
         self._trial = trial
+
+    @property
+    def asks_usage(self) -> bool:
+        """Whether anything that decides may look at `context.usage`."""
+        trial = self._trial
+        return self._stable.asks_usage or bool(self._python) or (trial is not None and trial.version.asks_usage)
 
     def register(self, policy: PythonPolicy, name: str = "") -> PythonPolicy:
         """Add a policy written in Python; its id in decisions is `python:<name>`."""
@@ -171,7 +186,7 @@ class Pdp:
         now_us = self._clock.now_us() if now_us is None else now_us
         part, trial = asked.part, self._trial
         version, shadows = self._stable, trial is not None and trial.shadows
-        case = _Case(request, turn, now_us, supported)
+        case = _Case(request, turn, now_us, supported, asked.usage)
         if trial is not None:
             chosen = trial.on_canary(unit(request))
             if chosen and self._loosens(trial, case, discharged):
@@ -192,7 +207,7 @@ class Pdp:
         request, turn, stable = asked.request, asked.turn, self._stable
         found = unknown_turn(stable.bundle)
         if request.subject.type != TURN:
-            found = self._evaluate(stable, _Case(request, turn, now_us, ANY), None)
+            found = self._evaluate(stable, _Case(request, turn, now_us, ANY, asked.usage), None)
         return Decision(
             outcome=Outcome.DENY,
             risk=found.risk,
@@ -242,7 +257,14 @@ class Pdp:
         situation = self._situation(request, None, None, self._clock.now_us() if now_us is None else now_us)
         return explain(request, version.bundle, situation, classifier=version.classifier)
 
-    def _situation(self, request: Request, turn: Turn | None, discharged: Discharge | None, now_us: int) -> Situation:
+    def _situation(
+        self,
+        request: Request,
+        turn: Turn | None,
+        discharged: Discharge | None,
+        now_us: int,
+        usage: Usage | None = None,
+    ) -> Situation:
         prompt = turn.prompt if turn else ""
         return Situation(
             now_us=now_us,
@@ -253,12 +275,13 @@ class Pdp:
             endorsed=prompt if turn and turn.approval else "",
             approval_id=discharged.id if discharged else "",
             discharged=frozenset(discharged.policies) if discharged else frozenset(),
+            usage=usage,
             untrusted=turn.untrusted if turn else "",
             directory=turn.directory if turn else (),
         )
 
     def _evaluate(self, version: Version, case: _Case, discharged: Discharge | None) -> Decision:
-        situation = self._situation(case.request, case.turn, discharged, case.now_us)
+        situation = self._situation(case.request, case.turn, discharged, case.now_us, case.usage)
         python = tuple(self._python)
         made = evaluate(case.request, version.bundle, situation, classifier=version.classifier, python_policies=python)
         if made.outcome is Outcome.REQUIRE_REVIEW and case.request.is_answer:
