@@ -10,13 +10,15 @@ from pathlib import Path
 import msgspec
 
 from checkrein import config as configuration
-from checkrein.config import Config, Loaded, UpstreamConfig, WebhookConfig
+from checkrein.config import Config, Loaded, NotifyConfig, UpstreamConfig, WebhookConfig
 from checkrein.connectors.answerers import ModelAnswerer, Price, plain_answerer
 from checkrein.connectors.http import HttpUpstream, Timeouts
 from checkrein.connectors.metering import Tariff
 from checkrein.connectors.oidc import Issuers
 from checkrein.connectors.openclaw import WatchedUpstream
 from checkrein.connectors.openclaw_observer import Observer, Watched
+from checkrein.connectors.slack import SlackChannel
+from checkrein.connectors.smtp import SmtpChannel, Tls
 from checkrein.connectors.tokens import Expected
 from checkrein.connectors.webhook import Webhook, read_secret
 from checkrein.connectors.witness import HttpWitness
@@ -45,7 +47,7 @@ from checkrein.policy.cases import CaseResult
 from checkrein.policy.cases import run as run_policy_tests
 from checkrein.policy.effect import Effect
 from checkrein.policy.explain import PolicyExplained
-from checkrein.ports import Upstream
+from checkrein.ports import Channel, Upstream
 from checkrein.services import drift, metrics
 from checkrein.services.access_requests import AccessRequests
 from checkrein.services.approvals import Approvals
@@ -53,6 +55,7 @@ from checkrein.services.arms import Arms
 from checkrein.services.audit import Audit
 from checkrein.services.edits import Edits
 from checkrein.services.emergency import Emergencies
+from checkrein.services.escalations import Escalations
 from checkrein.services.gates import Answerer
 from checkrein.services.gateway import Gateway
 from checkrein.services.golden import Golden, read_golden
@@ -62,7 +65,8 @@ from checkrein.services.ids import noise
 from checkrein.services.keys import Keys
 from checkrein.services.killswitch import KillSwitch
 from checkrein.services.limits import Limits
-from checkrein.services.outbox import Destination, Outbox
+from checkrein.services.notices import KINDS_TOLD, NOTIFY, Audience, Noticed, Notices
+from checkrein.services.outbox import Destination, Outbox, Told
 from checkrein.services.payloads import Sealer
 from checkrein.services.pdp import Asked, Pdp
 from checkrein.services.privacy import SWEEP_AT_START, Privacy
@@ -157,6 +161,7 @@ class System:
         self.arms = Arms(store, self.pdp, self.shelf, key=key, offered=version.bundle)
         self.reloader = Reloader(self.arms, store, source, _trial(self.config), version)
         self.approvals = Approvals(store, self.clock, key, self.config.directory(), self._denied)
+        self.escalations = Escalations(store, self.approvals, self.clock, key=key)
         self.waiting = Waiting(store, self.approvals, self.clock)
         self.rollouts = Rollouts(
             store, self.arms, self.approvals, self.clock, key=key, approvers=self.config.rollout.requirement()
@@ -361,8 +366,27 @@ class System:
         return lambda request: pdp.decide(Asked(request))
 
     def telling(self) -> Outbox:
-        """While the block runs, the configured webhooks are told of what is recorded."""
-        return Outbox(self.store, self.clock, destinations(self.loaded), self.source())
+        """While the block runs, the configured webhooks, people and channels are told of what is recorded."""
+        told: dict[str, Destination] = {**destinations(self.loaded), **self.notifying()}
+        return Outbox(self.store, self.clock, told, self.source())
+
+    def notifying(self) -> dict[str, Noticed]:
+        """The ways to people under `[notify]`, by their name in the outbox."""
+        notices = Notices(self.approvals, self.clock, self.config.directory(), self.config.server.public_url)
+        found = [
+            Noticed(
+                name=NOTIFY + name,
+                kinds=KINDS_TOLD,
+                batch=1,
+                notices=notices,
+                channel=channel(name, given, self.loaded),
+                audience=Audience(
+                    everybody=given.kind == "smtp", roles=given.roles, alerts=given.alerts, arguments=given.arguments
+                ),
+            )
+            for name, given in self.config.notify.items()
+        ]
+        return {each.name: each for each in found}
 
     def source(self) -> str:
         """What this ledger is called in events: the origin of its checkpoints."""
@@ -416,6 +440,7 @@ class System:
                 self._sweep_at = time.monotonic() + SWEEP_EVERY_S
                 self.approvals.sweep()
                 recover(self.store, self.clock)  # what another process held when it died
+                self.escalations.tick()
 
     def close(self) -> None:
         self.waiting.close()
@@ -695,12 +720,33 @@ def expected_tokens(config: Config) -> list[Expected]:
     ]
 
 
-def destinations(loaded: Loaded) -> dict[str, Destination]:
+def destinations(loaded: Loaded) -> dict[str, Told]:
     """The configured webhooks, ready to be told; raises `ConfigError` for an address or a secret that will not do."""
     return {name: _destination(name, given, loaded) for name, given in loaded.config.webhooks.items()}
 
 
-def _destination(name: str, given: WebhookConfig, loaded: Loaded) -> Destination:
+def channel(name: str, given: NotifyConfig, loaded: Loaded) -> Channel:
+    """The way to people; raises `ConfigError` for a secret that cannot be had."""
+    what = f"`notify.{name}`"
+    if given.kind == "slack":
+        return SlackChannel(_secret(given.url_env, given.url_file, "url_file", what, loaded), timeout_s=given.timeout)
+    password = _secret(given.password_env, given.password_file, "password_file", what, loaded) if given.user else ""
+    return SmtpChannel(
+        given.host,
+        given.port,
+        sender=given.sender,
+        tls=Tls(given.tls),
+        user=given.user,
+        password=password,
+        timeout_s=given.timeout,
+    )
+
+
+def _secret(variable: str, file: str, field: str, what: str, loaded: Loaded) -> str:
+    return _variable(variable, what, loaded) if variable else _secret_file(Path(file), field, what)
+
+
+def _destination(name: str, given: WebhookConfig, loaded: Loaded) -> Told:
     secrets = [_variable(variable, f"webhook `{name}`", loaded) for variable in _secret_names(given)]
     if given.secret_file:
         secrets.append(_secret_file(Path(given.secret_file), "secret_file", f"webhook `{name}`"))
@@ -708,7 +754,7 @@ def _destination(name: str, given: WebhookConfig, loaded: Loaded) -> Destination
         hook = Webhook(given.url, [read_secret(secret) for secret in secrets], timeout_s=given.timeout)
     except ConfigError as error:
         raise ConfigError(f"webhook `{name}`: {error}", hint=error.hint) from error
-    return Destination(
+    return Told(
         name=name,
         hook=hook,
         kinds=given.kinds,

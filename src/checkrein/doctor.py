@@ -21,6 +21,7 @@ from checkrein import config as configuration
 from checkrein.compose import (
     DATA,
     SystemClock,
+    channel,
     credential,
     destinations,
     expected_tokens,
@@ -43,6 +44,7 @@ from checkrein.services.drift import last
 from checkrein.services.emergency import reviews
 from checkrein.services.keys import Keys
 from checkrein.services.killswitch import KillSwitch, revival
+from checkrein.services.notices import NOTIFY
 from checkrein.services.outbox import Deliveries
 from checkrein.storage.files import DataDir
 from checkrein.storage.folder import read_folder
@@ -256,18 +258,23 @@ class _Doctor:
                 yield Finding("ok", what, f"{expected.issuer} publishes {count} key{'' if count == 1 else 's'}")
 
     def webhooks(self) -> Iterator[Finding]:
-        """Whether each can be told, how far it is behind, and what it would not take."""
-        if self.loaded is None or not self.loaded.config.webhooks:
+        """Whether each webhook and each way to people can be told, how far it is behind, and what it would not take."""
+        if self.loaded is None:
             return
+        config = self.loaded.config
         destinations(self.loaded)
-        if not self._data.database.exists():
+        for name, given in config.notify.items():
+            channel(name, given, self.loaded)
+        told = {name: f"webhook {name}" for name in config.webhooks}
+        told |= {NOTIFY + name: f"notify {name}" for name in config.notify}
+        if not told or not self._data.database.exists():
             return
         store = SqliteStore(self._data, SystemClock())
         try:
             deliveries, size = Deliveries(store, SystemClock()), store.head().size
-            for name in self.loaded.config.webhooks:
+            for name, what in told.items():
                 found = deliveries.of(name)
-                yield from _told(name, found, size) if found else [Finding("warn", f"webhook {name}", *_UNTOLD)]
+                yield from _told(what, found, size) if found else [Finding("warn", what, *_UNTOLD)]
         finally:
             store.close()
 
@@ -309,12 +316,12 @@ async def _keys_of(expected: Expected) -> int:
 _UNTOLD = ("nothing was delivered yet", "it is told while `checkrein serve` runs")
 
 
-def _told(name: str, found: Delivery, size: int) -> Iterator[Finding]:
-    what, behind = f"webhook {name}", size - 1 - found.cursor
+def _told(what: str, found: Delivery, size: int) -> Iterator[Finding]:
+    behind = size - 1 - found.cursor
     if found.refused:
         seqs = ", ".join(str(one.seq) for one in found.refused[:5])
         many = f"{len(found.refused)} record{'' if len(found.refused) == 1 else 's'}"
-        hint = f"see why it refuses them, then `checkrein webhooks retry {name}`"
+        hint = f"see why it refuses them, then `checkrein webhooks retry {found.name}`"
         yield Finding("fail" if found.halted() else "warn", what, f"refused {many}: {seqs}", hint)
     if found.failing_since_us:
         since = stamp(found.failing_since_us)[:19]

@@ -329,6 +329,27 @@ class Hook(Protocol):
     async def close(self) -> None: ...
 
 
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """A message for people. `to` is an address; empty where the channel leads to one place only."""
+
+    to: str = ""
+    subject: str
+    lines: tuple[str, ...]
+    link: str = ""
+
+
+class Channel(Protocol):
+    """A way to people."""
+
+    async def tell(self, id: str, notices: tuple[Notice, ...], at_s: int) -> Posted:
+        """Tell each of them, not again who was told under this id; raises `UpstreamUnavailable` to be tried later.
+
+        The status is 200 when somebody was reached, 422 when nobody can be.
+        """
+
+    async def close(self) -> None: ...
+
+
 class Identities(Protocol):
     """People as others know them, by the bearer tokens these give out."""
 

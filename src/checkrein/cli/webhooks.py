@@ -17,7 +17,7 @@ from checkrein.model.stamp import stamp
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from checkrein.config import Loaded
+    from checkrein.config import Config, Loaded
     from checkrein.flow.delivery import Delivery
 
 app = typer.Typer(
@@ -30,24 +30,21 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The webhook, as under
 
 @app.command("list", short_help="List them, and how far each is.", epilog=examples("checkrein webhooks list"))
 def list_(dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE) -> None:
-    """List the webhooks of checkrein.toml. They are told while `checkrein serve` runs."""
+    """List the webhooks of checkrein.toml, and its ways to people (`notify:NAME`). `checkrein serve` tells them."""
     from checkrein.compose import SystemClock
     from checkrein.services.outbox import Deliveries
 
-    config = _loaded(dir).config.webhooks
+    hosts = _hosts(_loaded(dir).config)
     with store(dir, data) as opened:
         size, deliveries = opened.head().size, Deliveries(opened, SystemClock())
-        found = {name: deliveries.of(name) for name in config}
+        found = {name: deliveries.of(name) for name in hosts}
     if output is Output.JSON:
         told = {name: msgspec.to_builtins(delivery) if delivery else None for name, delivery in found.items()}
-        print_json([{"name": name, "records": size, "delivery": told[name]} for name in config])
+        print_json([{"name": name, "records": size, "delivery": told[name]} for name in hosts])
         return
     print_table(
         ("name", "host", "taken", "waiting", "refused", "last taken (UTC)", "trouble"),
-        [
-            (name, urlsplit(given.url).hostname or "", *_columns(found[name], size))
-            for name, given in sorted(config.items())
-        ],
+        [(name, host, *_columns(found[name], size)) for name, host in sorted(hosts.items())],
         empty="no webhooks; add `[webhooks.NAME]` with a `url` to checkrein.toml",
         prose=("trouble",),
     )
@@ -90,7 +87,7 @@ def retry(name: Name, dir: Dir = HERE, data: Data = None) -> None:
     from checkrein.compose import SystemClock
     from checkrein.services.outbox import Deliveries
 
-    if name not in _loaded(dir).config.webhooks:
+    if name not in _hosts(_loaded(dir).config):
         raise _unknown(name)
     with store(dir, data) as opened:
         count = Deliveries(opened, SystemClock()).retry(name)
@@ -101,6 +98,14 @@ def _loaded(dir: Path) -> Loaded:
     from checkrein import config
 
     return config.load(dir)
+
+
+def _hosts(config: Config) -> dict[str, str]:
+    """Everybody who is told, by the name in the outbox, with the host where that is no secret."""
+    from checkrein.services.notices import NOTIFY
+
+    hosts = {name: urlsplit(given.url).hostname or "" for name, given in config.webhooks.items()}
+    return hosts | {NOTIFY + name: given.host for name, given in config.notify.items()}
 
 
 def _unknown(name: str) -> CheckreinError:

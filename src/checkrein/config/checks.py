@@ -19,6 +19,7 @@ from checkrein.config.sections import (
     DriftConfig,
     GateConfig,
     LimitConfig,
+    NotifyConfig,
     OidcConfig,
     RolloutConfig,
     Server,
@@ -57,6 +58,7 @@ def check(config: Config, places: Places) -> None:
     _check_fallbacks(config, places)
     _check_budgets(config, places)
     _check_issuers(config, places)
+    _check_alerts(config, places)
 
 
 def _check_people(config: Config, places: Places) -> None:
@@ -304,6 +306,46 @@ def _check_oidc(name: str, given: OidcConfig, places: Places) -> None:
         raise places.error(f"{name}.leeway", "is not from 0 to 300", "give it in seconds")
 
 
+def _check_notify(name: str, given: NotifyConfig, places: Places) -> None:
+    if given.kind not in ("smtp", "slack"):
+        raise places.error(f"{name}.kind", f"is `{given.kind[:40]}`", "choose `smtp` or `slack`")
+    for field in ("password_env", "url_env"):
+        variable = getattr(given, field)
+        if variable and not _VARIABLE.fullmatch(variable):
+            hint = "name a variable, such as `SMTP_PASSWORD`, and put the secret there"
+            raise places.error(f"{name}.{field}", "is not the name of a variable", hint)
+    if not 0 < given.timeout <= 60:
+        raise places.error(f"{name}.timeout", "is not between 0 and 60", "give it in seconds")
+    if given.kind == "slack":
+        if bool(given.url_env) == bool(given.url_file):
+            raise places.error(name, "names no single address", "give `url_env` or `url_file`: the address is a secret")
+        if not given.roles and not given.alerts:
+            raise places.error(name, "tells nobody", "give `roles`: who reads the channel, or `alerts`")
+        return
+    if given.roles:
+        raise places.error(f"{name}.roles", "is for channels", "by mail everybody is told who may vote")
+    for field in ("host", "sender"):
+        if not getattr(given, field):
+            raise places.error(f"{name}.{field}", "is missing", 'write `host = "smtp.example"`, `sender = "c@example"`')
+    if not 0 < given.port < 65536:
+        raise places.error(f"{name}.port", f"is {given.port}", "choose a port from 1 to 65535")
+    if given.tls not in ("starttls", "tls", "none"):
+        raise places.error(f"{name}.tls", f"is `{given.tls[:40]}`", "choose `starttls`, `tls` or `none`")
+    if given.tls == "none" and given.host not in _LOOPBACK:
+        raise places.error(f"{name}.tls", "is `none` beyond this machine", "choose `starttls` or `tls`")
+    if given.user and bool(given.password_env) == bool(given.password_file):
+        raise places.error(name, "names no single password", "give `password_env` or `password_file`")
+
+
+def _check_alerts(config: Config, places: Places) -> None:
+    for name, given in config.notify.items():
+        for who in given.alerts if given.kind == "smtp" else ():
+            person = config.people.get(who)
+            if "@" not in who and (person is None or not person.email):
+                hint = "give an address, or the name of somebody under `[people]` with an `email`"
+                raise places.error(f"notify.{name}.alerts", f"names `{who[:60]}`, who has no address", hint)
+
+
 def _check_issuers(config: Config, places: Places) -> None:
     issuers = [given.issuer for given in config.oidc.values()]
     for name, given in config.oidc.items():
@@ -336,4 +378,5 @@ _NAMED_CHECKS: dict[str, Callable[[str, Any, Places], None]] = {
     "witnesses": _check_witness,
     "limits": _check_limit,
     "oidc": _check_oidc,
+    "notify": _check_notify,
 }

@@ -108,6 +108,31 @@ class WebhookConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     from_start: bool = False
 
 
+class NotifyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A way to people: mail (`smtp`) to the addresses under `[people]`, or a channel (`slack`) of those with `roles`.
+
+    `alerts` are told of rollbacks and drift: people or addresses by mail; for a channel, its name. Messages show the
+    arguments of an action only with `arguments`.
+    """
+
+    kind: str
+    host: str = ""
+    port: int = 587
+    #: `starttls`, `tls` from the first byte, or `none`, on this machine only
+    tls: str = "starttls"
+    sender: str = ""
+    user: str = ""
+    password_env: str = ""
+    password_file: str = ""
+    #: the address of an incoming webhook, which is a secret
+    url_env: str = ""
+    url_file: str = ""
+    roles: tuple[str, ...] = ()
+    alerts: tuple[str, ...] = ()
+    arguments: bool = False
+    timeout: float = 10.0
+
+
 class OidcConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An OpenID Connect issuer whose bearer tokens say who calls and who approves.
 
@@ -210,6 +235,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     witnesses: dict[str, WitnessConfig] = {}
     limits: dict[str, LimitConfig] = {}
     oidc: dict[str, OidcConfig] = {}
+    notify: dict[str, NotifyConfig] = {}
     retention: Retention = Retention()
     rollout: RolloutConfig = RolloutConfig()
     gate: GateConfig = GateConfig()
@@ -254,4 +280,5 @@ NAMED: dict[str, type[msgspec.Struct]] = {
     "witnesses": WitnessConfig,
     "limits": LimitConfig,
     "oidc": OidcConfig,
+    "notify": NotifyConfig,
 }

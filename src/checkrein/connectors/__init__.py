@@ -10,6 +10,7 @@
 `http`    the `Upstream` port over aiohttp; `addresses` says where a name may lead
 `answerers` what answers golden cases: models, functions, commands
 `oidc`    people as OpenID Connect issuers know them; `tokens` says what a token must hold
+`smtp`    messages by mail; `slack` messages into a channel
 `webhook` the `Hook` port: signed messages to systems outside
 `witness` the way to a C2SP tlog-witness, which is asked to cosign checkpoints
 

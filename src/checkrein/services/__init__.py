@@ -17,6 +17,7 @@
 `reload`     new policy versions while a server runs: proved first, then swapped in
 `rollouts`   another version in stages: started and steered by people, judged by whoever ticks; `counting` counts
 `arms`       which version decides or answers: stable, promoted in its place, or a canary under way
+`notices`    who is told what: approvers, requesters, who is on alert; `escalations` says when more people may vote
 `outbox`     tells webhooks of every record, at least once and in order; `cloudevents` is what they are told
 `gates`      champion and challenger on golden cases; `golden` reads them, `scoring` scores, `verdicts` reports and
              `imports` takes runs of other tools

@@ -49,6 +49,7 @@ class Kind(msgspec.Struct, frozen=True):
 KINDS = (
     Kind("decision", API, 99),
     Kind("approval.requested", API, 1),
+    Kind("approval.escalated", API, 3),
     Kind("approval.voted", API, 3),
     Kind("approval.vote_refused", API, 3, severity=3, status=2),
     Kind("approval.decided", API, 3),

@@ -25,7 +25,7 @@ from checkrein.flow.delivery import Delivery, Verdict, verdict
 from checkrein.ledger import Record
 from checkrein.ledger.record import facets
 from checkrein.model import LedgerInvalid, NotFound, StoreConflict, StoreUnavailable, UpstreamUnavailable
-from checkrein.ports import Clock, Hook, RecordQuery, Row, Save, Store, Unit
+from checkrein.ports import Clock, Hook, Posted, RecordQuery, Row, Save, Store, Unit
 from checkrein.services.cloudevents import BATCH, batch
 
 log = logging.getLogger("checkrein.outbox")
@@ -39,10 +39,9 @@ ATTEMPTS = 32
 
 
 class Destination(msgspec.Struct, frozen=True, kw_only=True):
-    """What a destination is told of: kinds are patterns such as `approval.*`; what is empty filters nothing."""
+    """Who is told of what: kinds are patterns such as `approval.*`; what is empty filters nothing."""
 
     name: str
-    hook: Hook
     kinds: tuple[str, ...] = ("*",)
     outcomes: tuple[str, ...] = ()
     risks: tuple[str, ...] = ()
@@ -57,6 +56,25 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
             return True
         found = facets(record.body)
         return (not self.outcomes or found.outcome in self.outcomes) and (not self.risks or found.risk in self.risks)
+
+    async def deliver(self, id: str, records: tuple[Record, ...], source: str, at_s: int) -> Posted:
+        """Tell of these records; raises `UpstreamUnavailable` when no answer comes. `id` is theirs, each time."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        raise NotImplementedError
+
+
+class Told(Destination, frozen=True, kw_only=True):
+    """A webhook: it is told of the records themselves."""
+
+    hook: Hook
+
+    async def deliver(self, id: str, records: tuple[Record, ...], source: str, at_s: int) -> Posted:
+        return await self.hook.post(id, batch(records, source), BATCH, at_s)
+
+    async def close(self) -> None:
+        await self.hook.close()
 
 
 class Parcel(msgspec.Struct, frozen=True):
@@ -178,7 +196,7 @@ class Outbox:
             task.cancel()
         await asyncio.gather(*serving, return_exceptions=True)
         for destination in self._destinations:
-            await destination.hook.close()
+            await destination.close()
 
     async def _serve(self, destination: Destination) -> None:
         while True:
@@ -216,10 +234,10 @@ class Outbox:
     async def _send(self, destination: Destination, found: Delivery, parcel: Parcel) -> Delivery:
         first, last = parcel.records[0], parcel.records[-1]
         id = f"{first.id}-{last.seq - first.seq + 1}"
-        body = batch(parcel.records, self._source)
         jitter = self._draw.random()
         try:
-            posted = await destination.hook.post(id, body, BATCH, self._clock.now_us() // 1_000_000)
+            at_s = self._clock.now_us() // 1_000_000
+            posted = await destination.deliver(id, parcel.records, self._source, at_s)
         except UpstreamUnavailable as error:
             return self._failed(found, str(error), jitter)
         now_us = self._clock.now_us()
