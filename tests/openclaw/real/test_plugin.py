@@ -136,3 +136,13 @@ def test_a_tool_of_an_mcp_server_is_decided_by_its_name_in_policies(stage: Any, 
     said = stage.say(f"CALL tool_call {json.dumps({'id': 'demo__send_email', 'args': mail})}")
     assert [one["action"]["name"] for one in stage.tools(before)] == ["send_email"], said
     assert stage.sandbox.runs["send_email"] - sent == runs, said
+
+
+def test_a_turn_by_the_responses_protocol_is_governed_alike(stage: Any) -> None:
+    before = stage.size
+    ask = {"model": "openclaw/default", "input": 'CALL exec {"command": "echo by-responses"}'}
+    status, answer = stage.post("/v1/responses", ask)
+    assert status == 200, answer
+    assert "by-responses" in json.dumps(answer["output"])
+    assert [(one["actor"]["id"], one["action"]["name"]) for one in stage.tools(before)] == [("alice", "exec")]
+    assert len({one["trace_id"] for one in stage.records("decision", after=before)}) == 1
