@@ -1,4 +1,4 @@
-"""`python -m benchmarks [decision|policy|proxy|ledger|rollout|drift|redaction ...] [--million]`."""
+"""`python -m benchmarks [decision|policy|proxy|ledger|rollout|approvals|drift|redaction ...] [--million]`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import platform
 import sys
 from os import cpu_count
 
-from benchmarks import decision, drift, ledger, policy, proxy, redaction, rollout
+from benchmarks import approvals, decision, drift, ledger, policy, proxy, redaction, rollout
 
 ALL = {
     "decision": decision.main,
@@ -14,6 +14,7 @@ ALL = {
     "proxy": proxy.main,
     "ledger": ledger.main,
     "rollout": rollout.main,
+    "approvals": approvals.main,
     "drift": drift.main,
     "redaction": redaction.main,
 }
