@@ -96,6 +96,7 @@ from checkrein.web.invoke import Invoke
 from checkrein.web.metrics import Metrics
 from checkrein.web.models import Models
 from checkrein.web.openclaw import OpenClaw
+from checkrein.web.pages import Pages
 from checkrein.web.proxy import Proxy
 from checkrein.web.routes import Route, Routes
 
@@ -228,6 +229,11 @@ class System:
         made = self.pdp.decide(Asked(approval.request()), trace_id=approval.trace_id, discharged=approval)
         return "; ".join(made.reasons) or "no policy grants it" if made.outcome is Outcome.DENY else ""
 
+    def _steering(self, tool: str) -> tuple[str, ...]:
+        """The arguments of a tool that steer its effect, by its manifest."""
+        manifest = self.pdp.bundle.manifests.get(tool)
+        return tuple(manifest.control) if manifest else ()
+
     def app(self) -> Application:
         """The HTTP application. Its upstream connections belong to the loop that serves it."""
         routes = {
@@ -252,6 +258,7 @@ class System:
 
         drain, issuers = Drain(), Issuers(expected_tokens(self.config), self.clock)
         where = Routes(routes)
+        routed = ApprovalRoutes(self.approvals, self.waiting, self.clock, drain)
         return create_app(
             Guard(self.keys, issuers, (server.host, *server.allowed_hosts)),
             Proxy(
@@ -272,7 +279,7 @@ class System:
             Metrics(self.gateway.live, self.vitals, self.measured),
             Models(where),
             Control(self.killswitch),
-            ApprovalRoutes(self.approvals, self.waiting, self.clock, drain),
+            routed,
             AccessRequestRoutes(
                 AccessRequests(self.store, self.pdp, self.approvals, self.gateway.idempotency, self.clock),
                 self.approvals,
@@ -286,6 +293,15 @@ class System:
             ),
             OpenClaw(self.gateways, self.approvals, now_us=self.clock.now_us),
             Invoke(self.gateway, tools, max_body_bytes=server.max_body_bytes),
+            Pages(
+                routed,
+                self.approvals,
+                self.keys,
+                issuers,
+                self.clock,
+                key=self.data.commitment_key(),
+                steering=self._steering,
+            ),
             drain=drain,
             stop=stop,
         )

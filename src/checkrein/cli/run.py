@@ -105,7 +105,7 @@ def serve(
       POST /v1/chat/completions, /v1/responses and /v1/embeddings, GET /v1/models
       POST /access/v1/evaluation, /access/v1/evaluations and /access/v1/requests
       GET  /api/v1/approvals, /approvals/ID, /approvals/events
-      POST /api/v1/approvals/ID/vote
+      POST /api/v1/approvals/ID/vote; a page to vote on: /approvals/ID
       GET  /api/v1/audit/records and /api/v1/activities
       POST /api/v1/kill and /api/v1/revive, GET /api/v1/killed
       GET  /healthz, /readyz and /metrics

@@ -368,6 +368,10 @@ class Approvals:
             names += [key.owner] if key.agent == agent else []
         return tuple(dict.fromkeys(name for name in names if name not in ("", request.subject.id, agent)))
 
+    def shown(self, approval: Approval) -> Approval:
+        """As people are shown it, and vote on it."""
+        return self._chained(approval)
+
     def _chained(self, approval: Approval) -> Approval:
         """With the owner that the agent has now: who takes an agent over does not vote on what it asked before."""
         owner = self.people.owner(approval.agent)

@@ -10,7 +10,7 @@ import secrets
 
 import msgspec
 
-from checkrein.model import ApiKey, BadRequest, CheckreinError, NotFound, Permission, StoreConflict
+from checkrein.model import ApiKey, BadRequest, Caller, CheckreinError, NotFound, Permission, StoreConflict
 from checkrein.model.identity import key_digest
 from checkrein.model.json import JsonObject
 from checkrein.ports import Clock, Row, Save, Store, Unit
@@ -119,6 +119,11 @@ class Keys:
         """The hour in which the key was last used, microseconds since 1970, UTC; 0 if it never was."""
         row = self._store.row(USED, id)
         return row.read(int) if row else 0
+
+    def may_go_on(self, caller: Caller) -> bool:
+        """Whether somebody who was let in a moment ago still is: a key may have been revoked meanwhile."""
+        row = self._store.row(ROOM, caller.id) if caller.id.startswith("key_") else None
+        return not caller.id.startswith("key_") or (row is not None and row.read(ApiKey).live(self._clock.now_us()))
 
     def all(self) -> list[ApiKey]:
         found: list[ApiKey] = []

@@ -9,6 +9,7 @@
 `access_requests` `/access/v1/requests`: denials that people may lift, by the AuthZEN profile
 `errors`    an answer for every error, in the words of the protocol
 `approvals` `/api/v1/approvals`: what waits for people, its end, votes, events
+`pages`    `/approvals/ID` for people with a browser
 `admin`    `/api/v1/audit`
 `control`  `/api/v1/kill`, `/revive`, `/killed`
 `headers`  what a body is declared as, and its `Idempotency-Key`

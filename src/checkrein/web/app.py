@@ -32,6 +32,7 @@ from checkrein.web.metrics import Metrics
 from checkrein.web.models import Models
 from checkrein.web.openclaw import ROOT as OPENCLAW
 from checkrein.web.openclaw import OpenClaw
+from checkrein.web.pages import PAGE, PAGES, Pages
 from checkrein.web.proxy import PREFIX, Proxy
 
 log = logging.getLogger("checkrein.web")
@@ -66,6 +67,7 @@ def create_app(
     requests: AccessRequestRoutes,
     openclaw: OpenClaw,
     invoke: Invoke,
+    pages: Pages,
     *,
     drain: Drain,
     stop: Callable[[], Awaitable[None]],
@@ -102,6 +104,7 @@ def create_app(
             (ONE, GET, approvals.one),
             (VOTE, POST, approvals.vote),
             (TASK, GET, requests.task),
+            (PAGE, (*GET, *POST), pages.page),
         )
     ]
 
@@ -133,7 +136,8 @@ def create_app(
         path: str = scope["path"]
         try:
             guard.check_host(headers)
-            scope["checkrein.key"] = await guard.caller(headers)
+            if not path.startswith(PAGES):  # a page asks for the key itself
+                scope["checkrein.key"] = await guard.caller(headers)
         except CheckreinError as error:
             await error_response(path, error)(scope, receive, send)
             return

@@ -68,14 +68,16 @@ class ApprovalRoutes:
 
         page = await asyncio.to_thread(read)
         following = "{}-{}".format(*_place(page[limit - 1])) if len(page) > limit else None
-        return _json({"approvals": [to_json(each, now_us) for each in page[:limit]], "next": following})
+        return _json(
+            {"approvals": [to_json(self._approvals.shown(each), now_us) for each in page[:limit]], "next": following}
+        )
 
     async def one(self, http: HttpRequest) -> Response:
         """One approval. With `wait` it is answered once people have settled it, or after so many seconds as it is."""
         approval = self._seen(http)
         if wait_s := _number(http.query_params, "wait", 0, 0, MAX_WAIT_S):
             approval = await self._waiting.settled(approval.id, wait_s, self._drain)
-        return _json(to_json(approval, self._clock.now_us()))
+        return _json(to_json(self._approvals.shown(approval), self._clock.now_us()))
 
     async def vote(self, http: HttpRequest) -> Response:
         """Vote as the key's owner, on exactly what was shown: `shown` is the hash that came with it."""
@@ -84,7 +86,7 @@ class ApprovalRoutes:
         require_json(http.headers)
         ballot = read_ballot(await body.read(http.headers, http.receive, MAX_BODY))
         after = await asyncio.to_thread(self.cast, approval.id, key, ballot)
-        return _json(to_json(after, self._clock.now_us()))
+        return _json(to_json(self._approvals.shown(after), self._clock.now_us()))
 
     def cast(self, id: str, key: Caller, ballot: Ballot) -> Approval:
         """The approval after the vote of the key's owner; raises `VoteRefused`, `IllegalEvent`."""
@@ -177,8 +179,13 @@ def read_ballot(data: bytes) -> Ballot:
         ballot = msgspec.convert(load_object(data), Ballot)
     except msgspec.ValidationError as error:
         raise BadRequest(f"the vote cannot be read: {str(error)[:1].lower()}{str(error)[1:]}", hint=hint) from error
+    return ballot_of(ballot)
+
+
+def ballot_of(ballot: Ballot) -> Ballot:
+    """The ballot, if it says something; raises `BadRequest`."""
     if ballot.decision not in _DECISIONS:
-        raise BadRequest("`decision` is neither `approve` nor `deny`", hint=hint)
+        raise BadRequest("`decision` is neither `approve` nor `deny`", hint="say which")
     if len(ballot.reason) > MAX_REASON:
         raise BadRequest(f"`reason` is longer than {MAX_REASON} characters", hint="keep it short")
     if not ballot.shown:

@@ -65,15 +65,19 @@ class Guard:
         """Who calls, by a key or by a token of an issuer that is trusted here; raises `Unauthorized`."""
         values = headers.getlist("authorization")
         scheme, _, secret = values[0].partition(" ") if len(values) == 1 else ("", "", "")
-        secret = secret.strip() if scheme.lower() == "bearer" else ""
-        if secret.count(".") == _JWT_DOTS:  # no key has any
-            return await self._identities.caller(secret)
-        found = self._keys.find(secret) if secret else None
-        if found is None:
-            raise Unauthorized(
-                "no valid key", hint="send `Authorization: Bearer crk_...`; `checkrein keys create` makes one"
-            )
-        return found
+        return await bearer(secret.strip() if scheme.lower() == "bearer" else "", self._keys, self._identities)
+
+
+async def bearer(secret: str, keys: Keys, identities: Identities) -> Caller:
+    """Whose key or token this is; raises `Unauthorized`."""
+    if secret.count(".") == _JWT_DOTS:  # no key has any
+        return await identities.caller(secret)
+    found = keys.find(secret) if secret else None
+    if found is None:
+        raise Unauthorized(
+            "no valid key", hint="send `Authorization: Bearer crk_...`; `checkrein keys create` makes one"
+        )
+    return found
 
 
 def allow(scope: Scope, *permissions: Permission) -> Caller:
