@@ -25,7 +25,7 @@ from checkrein.storage.sqlite import SqliteStore
 from fakes import FakeModel
 
 #: how long anything that a server does by itself is waited for
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 #: how many ask at once
 AT_ONCE = 8
 

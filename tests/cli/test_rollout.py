@@ -34,7 +34,8 @@ stage_minutes = 0
 stage_count = {count}
 shadow_minutes = 0
 shadow_count = {count}
-slow_ms = 60
+slow_ms = 400
+slow_decision_ms = 10000
 """
 
 
@@ -84,7 +85,7 @@ def failing(model: FakeModel) -> None:
 
 
 def slow(model: FakeModel) -> None:
-    model.witness = lambda headers: time.sleep(0.08)
+    model.witness = lambda headers: time.sleep(0.5)
 
 
 @pytest.mark.parametrize(("break_it", "why"), [(failing, "errors: canary "), (slow, "slow answers: canary ")])

@@ -124,9 +124,10 @@ async def test_executions_are_counted_by_how_they_ended(system: System, server: 
     assert (found("checkrein_executions_total", status="ok"), found("checkrein_decisions_total")) == (1, 1)
 
 
-async def test_calls_that_a_model_answers_are_decisions_too(system: System, server: str, key: str, model: FakeModel):
-    call = {"name": "read_file", "arguments": json.dumps({"path": "q3.csv"})}
-    message = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": call}]}
+async def test_what_is_decided_of_an_answer_counts_and_was_not_timed(
+    system: System, server: str, key: str, model: FakeModel
+):
+    message = {"role": "assistant", "content": "write to jane@example.com"}
     model.answer = json.dumps({"id": "1", "choices": [{"index": 0, "message": message}]}).encode()
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
     headers = {"authorization": f"Bearer {key}"}
