@@ -15,6 +15,7 @@ from checkrein.flow.approval import State
 from checkrein.model import (
     Action,
     ApprovalRequired,
+    BadRequest,
     Denied,
     Outcome,
     Request,
@@ -228,3 +229,33 @@ def test_personal_data_never_stands_in_a_record(system: System):
     assert not any(b"jane.doe" in record.data for record in records)
     decided = next(record for record in records if record.kind == "decision")
     assert decided.body["redactions"] == {"pii.email": 1}
+
+
+KEY = "ghp_" + "aB3d" * 9
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        call(f"read_{KEY} {KEY}"),
+        call("read_file", Subject("user", "card 4111 1111 1111 1111")),
+        msgspec.structs.replace(READ, context={"agent": {"id": KEY}}),
+        msgspec.structs.replace(READ, context={"session": KEY}),
+    ],
+    ids=["tool", "subject", "agent", "session"],
+)
+def test_a_name_that_may_not_be_recorded_is_refused_and_nothing_is_recorded(system: System, request_: Request):
+    before = kinds(system)
+    with pytest.raises(BadRequest, match="holds what may not be recorded"):
+        run(system, request_)
+    with pytest.raises(BadRequest):
+        system.gateway.evaluate_sync(request_, caller="test")
+    assert kinds(system) == before
+
+
+async def test_a_tool_call_that_a_model_names_by_a_secret_is_recorded_as_denied_without_it(system: System):
+    made = await system.gateway.propose(call(f"x {KEY}"), caller="test")
+    assert made.outcome is Outcome.DENY
+    (record,) = system.store.records(RecordQuery(trace_id=made.trace_id))
+    assert KEY.encode() not in record.data
+    assert record.body["action"]["name"] == "<secret.github_token>"

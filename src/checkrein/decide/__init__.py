@@ -15,6 +15,7 @@
 `redact`      the same for JSON values
 `disguise`    what a text says in other forms: escapes, base64
 `restore`     placeholders -> values, for targets that may see them; also as a stream
+`names`       which names of people, agents, tools may not be recorded
 `fold`        text as matchers see it: invisible and look-alike characters hide nothing
 `patterns`    RE2: many patterns in one pass
 

@@ -15,6 +15,7 @@ from time import monotonic, perf_counter_ns
 
 import msgspec
 
+from checkrein.decide.names import nameable
 from checkrein.decide.redact import Placeholders, redact_json
 from checkrein.flow import action as flow
 from checkrein.flow.approval import Approval
@@ -195,6 +196,7 @@ class Gateway:
 
     async def propose(self, request: Request, *, caller: str) -> Decision:
         """Decide and record a tool call that is answered to a turn, unless it was asked about in that turn."""
+        request = nameable(request)
         asked = self._pdp.resolve(request)
         known = asked.turn.take(asked.request) if asked.turn else None
         if known is not None:

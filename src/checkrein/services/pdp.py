@@ -15,6 +15,7 @@ from checkrein.decide.context import Situation
 from checkrein.decide.detect import Detectors
 from checkrein.decide.evaluate import PythonPolicy, evaluate
 from checkrein.decide.explain import explain
+from checkrein.decide.names import check_names
 from checkrein.flow.grant import Discharge
 from checkrein.flow.window import Loosened
 from checkrein.model import Advice, BadRequest, Decision, Outcome, PolicyError, Request
@@ -148,7 +149,11 @@ class Pdp:
         return policy
 
     def resolve(self, request: Request) -> Asked:
-        """Put the person in the place of a turn's handle; the caller's own claims about that turn are dropped."""
+        """Put the person in the place of a turn's handle; the caller's own claims about that turn are dropped.
+
+        Raises `BadRequest` for names that may not be recorded.
+        """
+        check_names(request)
         if request.subject.type != TURN:
             return Asked(request)
         turn = self._turns.find(request.subject.id)
