@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
@@ -16,12 +17,19 @@ from checkrein.services.answers import Proposal, Verdict
 from checkrein.services.speech import Withheld
 from checkrein.web import trace
 
+#: seconds that a caller may take to read what was sent
+PATIENCE_S = 60.0
+
 
 def calls(verdicts: Sequence[Verdict]) -> dict[str, object]:
     """What is recorded about the tool calls of an answer."""
     if not verdicts:
         return {}
     return {"tool_calls": len(verdicts), "tool_calls_refused": sum(bool(verdict.refusal) for verdict in verdicts)}
+
+
+class TooSlow(CheckreinError):
+    """The caller has taken nothing of its answer for `PATIENCE_S`."""
 
 
 class Kept(msgspec.Struct, frozen=True, array_like=True):
@@ -93,12 +101,20 @@ class Answer:
         self._remember(told.rest)
         return told.rest, {"bytes": size, **calls(verdicts)}
 
+    async def _send_part(self, part: bytes) -> None:
+        """Send a part of a stream; raises `TooSlow` when nobody reads it."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._send({"type": "http.response.body", "body": part, "more_body": True})
+        except TimeoutError:
+            raise TooSlow("the caller does not read its answer") from None
+
     async def _tell(self, part: bytes, told: Stream, verdicts: list[Verdict]) -> None:
         """Send what may be seen; while calls ask for verdicts, get them and go on."""
         while True:
             if part:
                 self._remember(part)
-                await self._send({"type": "http.response.body", "body": part, "more_body": True})
+                await self._send_part(part)
             if not told.asked:
                 return
             given = await self.verdicts(told.asked)

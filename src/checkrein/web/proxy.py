@@ -33,9 +33,10 @@ from checkrein.services.speech import Speech, Withheld
 from checkrein.services.turns import TURN
 from checkrein.services.waiting import Hold
 from checkrein.web import body, trace
-from checkrein.web.answer import Answer, Kept, calls
+from checkrein.web.answer import Answer, Kept, TooSlow, calls
 from checkrein.web.guard import allow
 from checkrein.web.headers import idempotency_key, preferred_wait, require_json
+from checkrein.web.protocol import HANG_UP
 from checkrein.web.routes import Route, Routes
 
 PREFIX = "/v1"
@@ -98,6 +99,11 @@ class Proxy:
         try:
             hold = self._hold.within(preferred_wait(headers))
             await self._serve(dialect, key, trace_id, once, data, send, hold)
+        except TooSlow:
+            if hang_up := scope.get(HANG_UP):
+                watch.remove_done_callback(leave)
+                hang_up()
+                await watch
         except asyncio.CancelledError:
             if not gone or not work or work.uncancel():  # the server is stopping, not the caller leaving
                 raise
@@ -135,6 +141,8 @@ class Proxy:
         except Replay as before:
             kept = msgspec.msgpack.decode(before.answer, type=Kept)
             await answer.give(msgspec.structs.replace(kept, headers={**kept.headers, "idempotent-replayed": "true"}))
+        except TooSlow:
+            raise
         except CheckreinError as error:
             if answer.begun:
                 await answer.cut(error)
@@ -198,6 +206,9 @@ class Proxy:
             detail |= await self._answers.record(governed, speech)
         except UpstreamUnavailable:
             governed.ended("failed", error="UpstreamUnavailable", detail=about)
+            raise
+        except TooSlow:
+            governed.ended("cancelled", error="TooSlow", detail=about)
             raise
         except Withheld:
             detail = await self._answers.record(governed, speech)

@@ -20,6 +20,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from checkrein.model import CheckreinError, ConfigError
+from checkrein.web.protocol import Http
 
 _START_S = 30
 #: thresholds of the collector's generations while serving
@@ -113,6 +114,7 @@ class _Server(uvicorn.Server):
             interface="asgi3",
             lifespan="on",
             ws="none",
+            http=Http,
             log_config=None,
             access_log=False,
             server_header=False,
