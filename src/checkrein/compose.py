@@ -278,7 +278,7 @@ class System:
             Admin(self.audit, self.failing, self.warnings, now_us=self.clock.now_us),
             Metrics(self.gateway.live, self.vitals, self.measured),
             Models(where),
-            Control(self.killswitch),
+            Control(self.killswitch, self.limits),
             routed,
             AccessRequestRoutes(
                 AccessRequests(self.store, self.pdp, self.approvals, self.gateway.idempotency, self.clock),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
+from checkrein.compose import open_system
+from checkrein.flow.quota import Amount
+from checkrein.model import Request
 from cli.conftest import Run
 
 
@@ -62,3 +66,47 @@ def test_doctor_and_activity_show_what_is_killed(cli: Run, there: tuple[str, str
     assert "killed now: tool:read file" in cli("activity", *there).err
     (folder / "policies/main.cedar").write_text("no policy at all")
     assert cli("kill", "everything", "--reason", "the policies are broken too", *there).code == 0
+
+
+LIMITS = """
+[limits."agent:billing-*"]
+requests_per_minute = 60
+spend_per_day = 2.5
+
+[limits.everything]
+concurrency = 4
+"""
+
+
+def test_limits_shows_who_used_how_much_of_what(cli: Run, there: tuple[str, str], folder: Path):
+    assert "nothing is counted" in "".join(cli("limits", *there)[1:])
+    config = folder / "checkrein.toml"
+    config.write_text(config.read_text() + LIMITS)
+    read = Request.from_json(
+        {
+            "subject": {"type": "user", "id": "alice"},
+            "action": {"name": "read_file", "properties": {"input": {"path": "q"}}},
+            "resource": {"type": "tool", "id": "f"},
+            "context": {"agent": {"id": "billing-1"}},
+        }
+    )
+    opened = contextlib.closing(open_system(folder))
+    with opened as system, system.gateway.action_sync(read, caller="key_1") as governed:
+        governed.consumed(Amount(1200, 500_000_000), {})
+    agent, everything = cli("limits", "-o", "json", *there).json()
+    assert (agent["what"], agent["name"]) == ("agent", "billing-1")
+    assert agent["limits"] == {"requests_per_minute": 60, "spend_per_day": "2.50"}
+    assert (agent["used"]["tokens_today"], agent["used"]["spend_today"]) == (1200, "0.50")
+    assert (everything["what"], everything["limits"]) == ("everything", {"concurrency": 4})
+    table = " ".join(cli("limits", *there, COLUMNS="160").out.split())
+    assert "agent billing-1 1 of 60 1200 0 0.50 of 2.50 0.50" in table
+    assert len(cli("limits", "agent", "-o", "json", *there).json()) == 1
+    assert cli("limits", "agent", "other-*", "-o", "json", *there).json() == []
+    assert cli("limits", "agnt", *there).code == 2
+    assert cli("limits", "", "x", *there).code == 2
+
+
+def test_a_limit_that_nobody_used_yet_is_shown(cli: Run, there: tuple[str, str], folder: Path):
+    (folder / "checkrein.toml").write_text('[limits."key:key_1"]\nconcurrency = 1\n')
+    (key,) = cli("limits", "-o", "json", *there).json()
+    assert (key["name"], key["used"]["running"], key["limits"]) == ("key_1", 0, {"concurrency": 1})

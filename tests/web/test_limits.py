@@ -139,3 +139,20 @@ async def test_an_upstream_that_was_never_reached_costs_nothing(folder: Path, sy
         assert (used.requests_minute, used.spend_today, used.tokens_minute, used.running) == (1, 0, 0, 0)
     finally:
         opened.close()
+
+
+async def test_who_used_how_much_is_told_to_who_may_audit_or_operate(
+    system: System, server: str, http: aiohttp.ClientSession, model: FakeModel
+):
+    async with http.post(CHAT, json=body()) as reply:
+        assert reply.status == 200
+    async with http.get("/api/v1/limits", params={"what": "agent", "name": "b*"}) as reply:
+        (line,) = (await reply.json())["limits"]
+    assert (line["what"], line["name"], line["used"]["requests_today"]) == ("agent", "bot", 1)
+    assert line["limits"] == {"requests_per_minute": 3, "tokens_per_minute": 6000, "spend_per_day": "10.00"}
+    for query in ("?what=agnt", "?agent=bot"):
+        async with http.get("/api/v1/limits" + query) as reply:
+            assert reply.status == 400
+    _, plain = system.keys.create("plain", by="tests")
+    async with http.get("/api/v1/limits", headers={"authorization": f"Bearer {plain}"}) as reply:
+        assert reply.status == 403

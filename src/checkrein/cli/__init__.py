@@ -11,7 +11,7 @@
 `tail`       audit tail
 `exports`    audit export
 `filters`    the filters that these share
-`control`    kill, revive, killed
+`control`    kill, revive, killed, limits
 `keys`       keys create, list, rotate, revoke, rotate-signer
 `bundle`     bundle build, sign, verify, show
 `webhooks`   webhooks list, test, retry

@@ -1,11 +1,11 @@
-"""`checkrein kill`, `revive` and `killed`: what may not run at all."""
+"""`checkrein kill`, `revive` and `killed`: what may not run at all. `checkrein limits`: who used how much of what."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -41,6 +41,10 @@ def register(app: typer.Typer) -> None:
         epilog=examples('checkrein revive agent billing-bot --reason "mended in version 4"'),
     )(revive)
     app.command(short_help="List what is killed.", epilog=examples("checkrein killed --dir governance"))(killed)
+    app.command(
+        short_help="Who used how much of what.",
+        epilog=examples("checkrein limits --dir governance", "checkrein limits agent 'billing-*' -o json"),
+    )(limits)
 
 
 def kill(
@@ -96,6 +100,59 @@ def killed(dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE) ->
         empty="nothing is killed",
         prose=("reason",),
     )
+
+
+def limits(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="Only agents, keys and so on.", show_default=False)] = "",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Only these.", show_default=False)] = "",
+    dir: Dir = HERE,
+    data: Data = None,
+    output: Format = Output.TABLE,
+) -> None:
+    """Show who used how much of what, beside what they may.
+
+    Of the last minute, what runs now, and the day and the month of UTC. What running actions may still cost counts as
+    spent. Those are counted for whom a limit stands in checkrein.toml, or whose usage a policy asks for.
+    """
+    from checkrein import config
+    from checkrein.compose import SystemClock, quotas
+    from checkrein.services.limits import Limits, wanting
+
+    wanted = wanting(what, name)
+    found = config.load(dir).config
+    with store(dir, data) as opened:
+        lines = list(Limits(opened, SystemClock(), quotas(found)).lines(wanted))
+    if output is Output.JSON:
+        print_json([line.to_json() for line in lines])
+        return
+    print_table(
+        ("what", "name", *(title for title, _, _ in _COLUMNS)),
+        [
+            (
+                line.target.what.value,
+                line.target.name,
+                *(_of(line.to_json(), used, limit) for _, used, limit in _COLUMNS),
+            )
+            for line in lines
+        ],
+        empty='nothing is counted; add `[limits."agent:NAME"]` to checkrein.toml',
+    )
+
+
+#: column, what was used, and the limit beside it
+_COLUMNS = (
+    ("requests/min", "requests_minute", "requests_per_minute"),
+    ("tokens/min", "tokens_minute", "tokens_per_minute"),
+    ("at once", "running", "concurrency"),
+    ("today", "spend_today", "spend_per_day"),
+    ("this month", "spend_month", "spend_per_month"),
+)
+
+
+def _of(line: Mapping[str, Any], used: str, limit: str) -> str:
+    """What was used, of how much if there is a limit."""
+    allowed = line["limits"].get(limit)
+    return f"{line['used'][used]}" if allowed is None else f"{line['used'][used]} of {allowed}"
 
 
 @contextmanager

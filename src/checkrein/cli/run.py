@@ -107,7 +107,7 @@ def serve(
       GET  /api/v1/approvals, /approvals/ID, /approvals/events
       POST /api/v1/approvals/ID/vote; a page to vote on: /approvals/ID
       GET  /api/v1/audit/records and /api/v1/activities
-      POST /api/v1/kill and /api/v1/revive, GET /api/v1/killed
+      POST /api/v1/kill and /api/v1/revive, GET /api/v1/killed and /limits
       GET  /healthz, /readyz and /metrics
     """
     from checkrein.compose import open_system

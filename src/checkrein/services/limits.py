@@ -17,7 +17,7 @@ from checkrein.flow.quota import Account, Amount, Quota, Refusal, Reservation
 from checkrein.model import LedgerInvalid, StoreConflict
 from checkrein.model.target import Target, What
 from checkrein.model.usage import NANO, Usage, Used
-from checkrein.ports import Clock, Move, Row, Store
+from checkrein.ports import Clock, Move, Store
 from checkrein.services.pdp import Barred
 
 ROOM = "account"
@@ -59,6 +59,13 @@ class Line(msgspec.Struct, frozen=True):
     target: Target
     used: Used
     quota: Quota
+
+    def to_json(self) -> dict[str, object]:
+        """Money as text, with all its places."""
+        limits = {name: value for name, value in msgspec.structs.asdict(self.quota).items() if value is not None}
+        used = msgspec.structs.asdict(self.used)
+        shown = {"what": self.target.what.value, "name": self.target.name}
+        return {**shown, "used": _shown(used), "limits": _shown(limits)}
 
 
 class Limits:
@@ -108,22 +115,28 @@ class Limits:
         found = {target.what: target for target in reversed(those)}
         return Usage(*(self.used(found[what]) if what in found else Used() for what in SEEN))
 
-    def lines(self) -> Iterator[Line]:
-        """Every account, and every limit that stands for one name, by kind and name."""
+    def lines(self, wanted: Callable[[Target], bool] = lambda target: True) -> Iterator[Line]:
+        """Every account that is wanted, by kind and name, then every limit for one name that used nothing yet."""
         now_us, after = self._clock.now_us(), ""
-        named = {str(target): target for target in self._quotas if "*" not in target.name}
+        idle = {target for target in self._quotas if "*" not in target.name and wanted(target)}
         while rows := self._store.rows(ROOM, after=after, limit=_PAGE):
             for row in rows:
-                named.pop(row.id, None)
-                yield self._line(row, now_us)
+                what, _, name = row.id.partition(":")
+                target = Target(What(what), name)
+                idle.discard(target)
+                if wanted(target):
+                    yield Line(target, flow.used(read(row.body), now_us), self.quota(target) or Quota())
             after = rows[-1].id
-        for target in named.values():
+        for target in sorted(idle, key=str):
             yield Line(target, Used(), self.quota(target) or Quota())
 
-    def _line(self, row: Row, now_us: int) -> Line:
-        what, _, name = row.id.partition(":")
-        target = Target(What(what), name)
-        return Line(target, flow.used(read(row.body), now_us), self.quota(target) or Quota())
+
+def wanting(what: str, name: str = "") -> Callable[[Target], bool]:
+    """Whether one is meant: all without `what`, all of a kind without `name`. Raises `BadRequest`."""
+    if not what and not name:
+        return lambda target: True
+    meant = Target.parse(what, "" if what == What.EVERYTHING else name or "*").folded
+    return meant.fits
 
 
 def settled(held: Reservation, used: Amount, now_us: int) -> tuple[Move, ...]:
@@ -155,6 +168,10 @@ def read(body: bytes | None) -> Account:
         raise LedgerInvalid(
             "an account in the store is not what checkrein wrote", hint="restore the database from a backup"
         ) from error
+
+
+def _shown(values: Mapping[str, int]) -> dict[str, object]:
+    return {name: money(value) if name.startswith("spend") else value for name, value in values.items()}
 
 
 def money(nano: int) -> str:

@@ -22,7 +22,7 @@ from checkrein.web.admin import Admin
 from checkrein.web.approvals import EVENTS, LIST, ONE, VOTE, ApprovalRoutes
 from checkrein.web.authzen import EVALUATION, EVALUATIONS, METADATA, REQUESTS, AuthZen
 from checkrein.web.body import Gone
-from checkrein.web.control import KILL, KILLED, REVIVE, Control
+from checkrein.web.control import KILL, KILLED, LIMITS, REVIVE, Control
 from checkrein.web.errors import error_response
 from checkrein.web.guard import Guard
 from checkrein.web.invoke import PATH as INVOKE
@@ -90,6 +90,7 @@ def create_app(
         KILL: (POST, request_response(control.kill)),
         REVIVE: (POST, request_response(control.revive)),
         KILLED: (GET, request_response(control.killed)),
+        LIMITS: (GET, request_response(control.limits)),
         LIST: (GET, request_response(approvals.list)),
         EVENTS: (GET, request_response(approvals.events)),
         f"{OPENCLAW}/heartbeat": (POST, request_response(openclaw.heartbeat)),

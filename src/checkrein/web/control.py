@@ -1,12 +1,14 @@
-"""What operators do to a running deployment: kill and revive.
+"""What operators do to a running deployment: kill and revive; who used how much of what.
 
-`/api/v1/kill` and `/api/v1/revive` need a key that may `operate`, `/api/v1/killed` one that may `operate` or `audit`.
+`/api/v1/kill` and `/api/v1/revive` need a key that may `operate`, `/api/v1/killed` and `/api/v1/limits` one that may
+`operate` or `audit`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import islice
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -15,18 +17,22 @@ from checkrein.model import BadRequest, Caller, Permission, Unauthorized
 from checkrein.model.json import JsonObject, dumps, load_object
 from checkrein.model.target import Target, What
 from checkrein.services.killswitch import KillSwitch, Switch
+from checkrein.services.limits import Limits, wanting
 from checkrein.web import body
 from checkrein.web.guard import allow
 from checkrein.web.headers import require_json
 
-KILL, REVIVE, KILLED = "/api/v1/kill", "/api/v1/revive", "/api/v1/killed"
+KILL, REVIVE, KILLED, LIMITS = "/api/v1/kill", "/api/v1/revive", "/api/v1/killed", "/api/v1/limits"
+#: accounts in one answer
+MAX_LINES = 1000
 _MAX_BYTES = 64 * 1024
 _MEMBERS = ("what", "name", "reason")
 
 
 class Control:
-    def __init__(self, killswitch: KillSwitch) -> None:
+    def __init__(self, killswitch: KillSwitch, limits: Limits) -> None:
         self._killswitch = killswitch
+        self._limits = limits
 
     async def kill(self, http: HttpRequest) -> Response:
         """`{"what": "agent", "name": "billing-bot", "reason": "..."}`; answers with the switch."""
@@ -41,6 +47,17 @@ class Control:
         allow(http.scope, Permission.OPERATE, Permission.AUDIT)
         found = await asyncio.to_thread(self._killswitch.killed)
         return _json({"killed": [switch.to_json() for switch in found]})
+
+    async def limits(self, http: HttpRequest) -> Response:
+        """What was used, by kind and name; `?what=agent&name=billing-*` asks for some of them."""
+        allow(http.scope, Permission.OPERATE, Permission.AUDIT)
+        given = http.query_params
+        for name in given:
+            if name not in ("what", "name"):
+                raise BadRequest(f"`{name[:80]}` is no filter", hint="there are what, name")
+        wanted = wanting(given.get("what", ""), given.get("name", ""))
+        found = await asyncio.to_thread(lambda: list(islice(self._limits.lines(wanted), MAX_LINES)))
+        return _json({"limits": [line.to_json() for line in found]})
 
     async def _throw(self, http: HttpRequest, act: Callable[..., Switch]) -> Response:
         key = allow(http.scope, Permission.OPERATE)
@@ -57,7 +74,7 @@ class Control:
 
     def _require_alive(self, key: Caller) -> None:
         """A key that is killed does not revive itself."""
-        if self._killswitch.barring((Target(What.KEY, key.id),)):
+        if self._killswitch.barring((Target(What.KEY, key.id).folded,)):
             raise Unauthorized("this key is killed", hint="use another, or the command line", forbidden=True)
 
 
