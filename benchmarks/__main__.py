@@ -1,4 +1,4 @@
-"""`python -m benchmarks [decision|policy|proxy|ledger|rollout|approvals|drift|redaction ...] [--million]`."""
+"""`python -m benchmarks [NAME ...] [--million]`; the names are the keys of `ALL`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import platform
 import sys
 from os import cpu_count
 
-from benchmarks import approvals, decision, drift, ledger, policy, proxy, redaction, rollout
+from benchmarks import approvals, decision, drift, ledger, openclaw, policy, proxy, redaction, rollout
 
 ALL = {
     "decision": decision.main,
@@ -17,6 +17,7 @@ ALL = {
     "approvals": approvals.main,
     "drift": drift.main,
     "redaction": redaction.main,
+    "openclaw": openclaw.main,
 }
 
 
