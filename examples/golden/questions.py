@@ -1,7 +1,7 @@
-"""Writes questions.jsonl: what an assistant is asked, and what a good answer is.
+"""Writes questions.jsonl: what a model is asked, and what a good answer is.
 
-Every answer follows from what the question itself says, so that anybody can check the labels; nothing is drawn by
-lot, and no model wrote any of it. Run it again after a change: python examples/golden/questions.py
+Every answer follows from what the question itself says, so that anybody can check the labels, and nothing is drawn by
+lot. The texts are invented. Run it again after a change: python examples/golden/questions.py
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What people wrote by hand for the golden questions: notices with what must be found in them, and support tickets."""
+"""Invented texts for the golden questions: notices with what must be found in them, and support tickets."""
 
 from __future__ import annotations
 
