@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from checkrein.flow.drift import Acted, Outcome, Report, Seen, State, Texts, judge
 from checkrein.flow.limits import QUESTIONS, DriftLimits
+from checkrein.stats import shift
 from checkrein.stats.shift import Shift
 
 TOOLS = [f"tool-{at}" for at in range(12)]
@@ -220,6 +221,21 @@ def test_texts_are_one_more_question():
     found = report(world(1, 1500), world(2, 10_000), texts=Texts(Shift(0.0005, 0.4, 0.1), 100, 200))
     assert [finding.name for finding in found.shifted] == ["text"]
     assert "40.0% of the words are others, where chance makes 10.0%" in found.shifted[0].told
+
+
+def test_one_of_many_questions_is_not_answered_as_if_it_were_the_only_one():
+    def denied(count: int) -> Seen:
+        seen = Seen()
+        for at in range(1000):
+            seen.add(Acted("a", "tool/a", "green", "deny" if at < count else "allow", 10))
+        return seen
+
+    golden = denied(50)
+    alone = {count: shift.categories(golden.outcomes, denied(count).outcomes).shift.p for count in range(60, 130)}
+    count = next(count for count, p in alone.items() if p < 0.008)
+    outcome = next(finding for finding in report(golden, denied(count)).findings if finding.name == "outcome")
+    assert alone[count] <= LIMITS.alpha < outcome.p
+    assert outcome.state is not State.SHIFTED
 
 
 def test_every_question_asked_makes_the_others_harder():

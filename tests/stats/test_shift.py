@@ -14,7 +14,7 @@ from scipy import stats
 from checkrein.stats import shift
 
 DEEP = bool(os.environ.get("CHECKREIN_DEEP"))
-REPEATS = 2000 if DEEP else 200
+REPEATS = 1000 if DEEP else 200
 ALPHA = 0.01
 NAMES = [f"tool-{at}" for at in range(40)]
 ZIPF = 1 / np.arange(1, 41) / (1 / np.arange(1, 41)).sum()
@@ -69,6 +69,15 @@ def test_chi_square_is_scipys(given_pairs):
     reference = stats.chi2_contingency(np.array(given_pairs).T, correction=False)
     assert statistic == pytest.approx(reference.statistic, rel=1e-9, abs=1e-9)
     assert p == pytest.approx(reference.pvalue, rel=1e-6, abs=1e-12)
+
+
+def test_the_surer_of_two_tests_counts_double():
+    golden, production = {"a": 700, "b": 300}, {"a": 5000, "b": 5000}
+    alone = shift.chi_square([(300, 5000), (700, 5000)])[1]
+    assert shift.categories(golden, production).shift.p == pytest.approx(2 * alone, rel=1e-9, abs=0)
+    rare = {**dict.fromkeys(NAMES[:3], 30)}, {**dict.fromkeys(NAMES[:3], 3000), "new": 600}
+    alone = shift.chi_square(shift.merged(*rare))[1]
+    assert shift.categories(*rare).shift.p < alone  # PSI sees first what is new
 
 
 @given(pairs)
