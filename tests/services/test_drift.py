@@ -207,7 +207,8 @@ def test_different_targets_are_chosen_those_first_that_golden_cases_lack(system:
 
 
 def test_a_case_names_nobody_and_holds_no_personal_data(system: System):
-    ask(system, request("send_email", "mail", user="alice", **MAIL), request(target="carol@example.com", path="/a"))
+    mailbox = msgspec.structs.replace(request(path="/a"), resource=Resource("mailbox", "carol@example.com"))
+    ask(system, request("send_email", "mail", user="alice", **MAIL), mailbox)
     found = list(seen.production(system.store))
     opened = system.payloads.opened([record for record, _ in found], person="dora", why="test")
     sources = [
@@ -222,6 +223,28 @@ def test_a_case_names_nobody_and_holds_no_personal_data(system: System):
     again = read_golden({"more.jsonl": "\n".join(json.dumps(case.line) for case in made).encode()})
     assert [case.request for case in again] == [case.request for case in made]
     assert {case.request.subject.id for case in again} == {"subject-1"}
+
+
+def test_members_that_a_manifest_calls_personal_are_taken_out_too(folder: Path):
+    tools = folder / "tools.yaml"
+    tools.write_text(
+        tools.read_text().replace("control: [to]", "control: [to]\n    personal: {subject: person_name}", 1)
+    )
+    system = open_system(folder)
+    try:
+        ask(system, request("send_email", "mail", to="a@b.example", subject="Maximilian Mustermann", body="hello"))
+        ((record, acted),) = seen.production(system.store)
+        (opened,) = system.payloads.opened([record], person="dora", why="test")
+        (case,) = suggestions.cases(
+            [suggestions.Source(record, acted, opened.with_roles)],
+            lambda type, id: (),
+            lambda asked: system.pdp.detectors(asked, decide(system)(asked)),
+        )
+    finally:
+        system.close()
+    assert "Maximilian" not in json.dumps(case.line)
+    assert case.request.action.input["body"] == "hello"
+    assert case.request.action.name == "send_email"
 
 
 def test_without_an_auditor_a_case_has_no_arguments_but_the_roles_of_now(system: System):
@@ -287,7 +310,9 @@ def test_the_first_report_is_made_when_production_is_a_week_old(system: System):
     assert schedule.tick() is not None
 
 
-def test_what_drifted_is_recorded_once_and_warned_of_until_it_no_longer_is(system: System):
+def test_what_drifted_is_recorded_once_and_warned_of_until_it_no_longer_is(
+    system: System, caplog: pytest.LogCaptureFixture
+):
     clock = MovingClock()
     ask(system, *(request("transfer_funds", "bank", to="x", amount=at) for at in range(60)))
     clock.us += WEEK_US
@@ -298,6 +323,7 @@ def test_what_drifted_is_recorded_once_and_warned_of_until_it_no_longer_is(syste
     assert alarm["new"] == [{"action": "transfer_funds", "count": 60}]
     assert {found["name"] for found in alarm["findings"]} >= {"action", "outcome", "text"}
     assert other.warnings() == (f"drift: {alarm['told']}",)
+    assert caplog.messages == [alarm["told"]]
     assert system.warnings() == other.warnings()
     agreeing = cases(
         *(

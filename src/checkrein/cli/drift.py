@@ -117,7 +117,11 @@ def _suggest(opened: System, found: Measured, pdp: Pdp, path: Path, person: str)
         read = opened.payloads.opened([record for record, _ in chosen], person=person, why="drift suggestions")
         requests = {each.record.id: request for each in read if (request := each.with_roles)}
     sources = [suggestions.Source(record, acted, requests.get(record.id)) for record, acted in chosen]
-    cases = suggestions.cases(sources, lambda type, id: opened.facts.roles(Subject(type, id)))
+    cases = suggestions.cases(
+        sources,
+        lambda type, id: opened.facts.roles(Subject(type, id)),
+        lambda request: pdp.detectors(request, pdp.decide(Asked(request))),
+    )
     with path.open("xb") as file:
         file.writelines(dumps(case.line) + b"\n" for case in cases)
     otherwise = sum(pdp.decide(Asked(case.request)).outcome is not case.expect for case in cases)

@@ -7,6 +7,7 @@ process of the store may see that the next is due, and one makes it. What drifte
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -24,6 +25,8 @@ from checkrein.services import records, seen
 from checkrein.services.golden import Golden, digest
 from checkrein.services.privacy import Privacy
 from checkrein.stats import shift
+
+log = logging.getLogger("checkrein.drift")
 
 #: of more texts a sample is compared
 MAX_TEXTS, MAX_GOLDEN_TEXTS = 2000, 1000
@@ -203,7 +206,10 @@ class Schedule:
             actions=made.actions,
             needed=made.needed,
         )
-        self._save(after, version, (alarm(made),) if made.outcome is Outcome.DRIFT else ())
+        drifted = made.outcome is Outcome.DRIFT
+        self._save(after, version, (alarm(made),) if drifted else ())
+        if drifted:
+            log.warning("%s", made.told)
         return made
 
     def _save(self, value: Last, expect: int, drafts: tuple[Draft, ...] = ()) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from checkrein.decide.detect import EVERYTHING
+from checkrein.decide.detect import BUILT_IN, EVERYTHING, Detectors
 from checkrein.decide.redact import Placeholders, redact_json
 from checkrein.flow.drift import Acted, Seen
 from checkrein.ledger import Record
@@ -82,21 +82,35 @@ def choose(
     ]
 
 
-def cases(sources: Sequence[Source], roles: Callable[[str, str], tuple[str, ...]]) -> list[Suggested]:
-    """Each as a golden case; `roles` are those the deployment gives a subject (type and id) now."""
+def cases(
+    sources: Sequence[Source],
+    roles: Callable[[str, str], tuple[str, ...]],
+    detectors: Callable[[Request], Detectors] = lambda request: BUILT_IN,
+) -> list[Suggested]:
+    """Each as a golden case; `roles` are those the deployment gives a subject (type and id) now.
+
+    `detectors` find personal data in the arguments, also by the members that manifests name.
+    """
     names: dict[tuple[str, str], str] = {}
-    return [_suggested(source, roles, names) for source in sources]
+    return [_suggested(source, roles, detectors, names) for source in sources]
 
 
 def _suggested(
-    source: Source, roles: Callable[[str, str], tuple[str, ...]], names: dict[tuple[str, str], str]
+    source: Source,
+    roles: Callable[[str, str], tuple[str, ...]],
+    detectors: Callable[[Request], Detectors],
+    names: dict[tuple[str, str], str],
 ) -> Suggested:
     body = source.record.body
     who, what, made = _member(body, "actor"), _member(body, "action"), _member(body, "decision")
     type, id, agent = (str(who.get(name, "")) for name in ("type", "id", "agent"))
+    taken = Placeholders()
     if source.request is not None:
-        request: dict[str, object] = msgspec.to_builtins(source.request)
-        held = source.request.subject.roles
+        asked = source.request
+        given = redact_json(asked.action.input, EVERYTHING, taken, detectors=detectors(asked))
+        action = {"name": asked.action.name, "properties": {**asked.action.properties, "input": given}}
+        request: dict[str, object] = {**msgspec.to_builtins(asked), "action": action}
+        held = asked.subject.roles
     else:
         request = {
             "action": {"name": what.get("name")},
@@ -104,7 +118,6 @@ def _suggested(
             "context": {"agent": {"id": agent}} if agent else {},
         }
         held = roles(type, id)
-    taken = Placeholders()
     clean = {name: redact_json(value, EVERYTHING, taken) for name, value in request.items()}
     clean["subject"] = {
         "type": type,
