@@ -165,6 +165,15 @@ def test_what_is_encoded_too_deeply_is_opaque() -> None:
     assert detect_json(nested)["opaque"] == 1
 
 
+def test_texts_that_are_nested_as_deeply_as_can_be_are_opaque_and_no_error() -> None:
+    nested: object = EMAIL
+    for _ in range(LEVELS):
+        text = "[" * 30 + json.dumps(nested) + "]" * 30
+        nested = text
+    found = detect_json([[[nested]]])
+    assert found == {"pii.email": 1} or "opaque" in found
+
+
 HOSTILE = {
     "percent": "%25" * 40_000,
     "backslashes": "\\" * 100_000,

@@ -92,6 +92,13 @@ def test_a_number_waits_for_the_word_that_gives_it_a_meaning() -> None:
     assert stream.finish() == "so"
 
 
+@given(CUTS)
+def test_an_extension_belongs_to_its_number(cuts: list[int]) -> None:
+    text = "Desk: (898)666-3621x0135 and 898.666.3621 ext. 42\nFax: 345-899-3560x4587"
+    expected = "Desk: <PHONE_1> and <PHONE_2>\nFax: <PHONE_3>"
+    assert streamed(pieces(text, cuts)) == expected
+
+
 def test_a_session_has_one_placeholder_for_a_value_over_requests_and_answers() -> None:
     placeholders = Placeholders()
     body = redact_json({"content": "mail bob@example.com"}, ALL, placeholders)

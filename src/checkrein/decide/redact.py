@@ -97,10 +97,13 @@ class _Redaction:
             value = loads(text)
         except BadRequest:
             return text
-        if not levels:
+        try:
+            clean = self.value(value, "", detectors, levels - 1) if levels else None
+        except RecursionError:  # each level may be nested deeply itself
+            clean = None
+        if clean is None:
             self._placeholders.counts[OPAQUE] += 1
             return text
-        clean = self.value(value, "", detectors, levels - 1)
         return text if clean is value else json.dumps(clean, ensure_ascii=False)
 
     def _cut(self, text: str, spans: Sequence[Span]) -> str:

@@ -81,7 +81,7 @@ class Ruleset:
                 first, last = match.span(pattern.groups)
                 spans = ((first, last),) if rule.check is None else tuple(rule.check(data, first, last, context))
                 found.extend((first, last, rule.strength, rule.cls) for first, last in spans)
-                place = stop
+                place = max((stop, *(last for _, last in spans)))
                 if rule.short:
                     place = spans[-1][1] if spans else begin + 1
                 taken.append((begin, place))
