@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkrein.decide.detect import BUILT_IN, Span, covers, detect, known
+from checkrein.decide.detect import BUILT_IN, Detectors, Span, covers, detect, known
 from checkrein.decide.redact import detect_json
+from checkrein.decide.rule import Rule
 
 
 def found(text: str, *classes: str, field: str = "") -> list[tuple[str, str]]:
@@ -256,3 +257,14 @@ def test_fields_can_be_declared() -> None:
 def test_no_number_stops_detection(text: str) -> None:
     detect(f"national id, driver's license, passport, card, phone {text}")
     detect(text, field="pesel")
+
+
+@given(
+    st.from_regex(r"[0-9]{1,14}", fullmatch=True),
+    st.sampled_from(
+        ["", "id", "product_id", "phone", "card_no", "ssn", "pesel", "driver_license", "passport_number", "fax"]
+    ),
+)
+def test_a_bare_number_is_judged_as_a_text_of_it_would_be(digits: str, field: str) -> None:
+    careful = Detectors((*BUILT_IN.rules, Rule("pii.none", rb"never_there")), BUILT_IN.fields)
+    assert detect(digits, field=field) == detect(digits, field=field, detectors=careful)

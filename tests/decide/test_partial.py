@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from checkrein.decide.detectors import RULES, Rule
-from checkrein.decide.partial import viable
+from checkrein.decide.partial import loose, viable
 from checkrein.decide.patterns import latin
 
 
@@ -46,3 +46,14 @@ def test_every_beginning_of_a_match_is_held(rule: Rule, data: st.DataObject) -> 
     if latin(rule.pattern).fullmatch(text):
         size = data.draw(st.integers(0, len(text)))
         assert held(text[:size], rule.pattern) == text[:size]
+
+
+@given(st.sampled_from(RULES), st.data())
+def test_a_loose_pattern_fits_wherever_the_pattern_does(rule: Rule, data: st.DataObject) -> None:
+    text = data.draw(st.from_regex(rule.pattern.replace(rb"\b", b""), fullmatch=True))
+    if latin(rule.pattern).search(text):
+        assert latin(loose(rule.pattern)).search(text)
+
+
+def test_a_loose_pattern_counts_less() -> None:
+    assert loose(rb"(?i)\d{3}[a-z]{0,9}(?:x{2,5})?") == rb"(?i:\d{2,}[a-z]*(?:x{2,}){0,1})"

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 import re2
 
-from checkrein.decide.detectors import FIELDS, RULES, TOKEN
+from checkrein.decide.detectors import BARE_DIGITS, BARE_WORD, FIELDS, RULES, TOKEN
 from checkrein.decide.fold import fold, image
 from checkrein.decide.rule import Rule
 from checkrein.decide.scan import BARRIER, LIMIT, Passes, Ruleset
@@ -104,6 +104,12 @@ def context_of(field: str) -> bytes:
     return image(field.replace("_", " "))[0] if "<" not in field else b""
 
 
+@functools.lru_cache(maxsize=4096)
+def _worded(field: str) -> bool:
+    """Whether the name of a field says what a bare number in it may be."""
+    return BARE_WORD.search(context_of(field)) is not None
+
+
 def detect(
     text: str, classes: tuple[str, ...] = EVERYTHING, *, field: str = "", detectors: Detectors = BUILT_IN
 ) -> tuple[Span, ...]:
@@ -114,6 +120,8 @@ def detect(
     """
     if field and (cls := detectors.whole(text, field, classes)):
         return (Span(0, len(text), cls),)
+    if len(text) <= BARE_DIGITS and text.isdigit() and detectors.rules is RULES and not _worded(field):
+        return ()
     data, places = image(text)
     if len(data) < SHORTEST or (len(data) < _SHORT and len(data.translate(None, _SIGNS)) == len(data)):
         return ()

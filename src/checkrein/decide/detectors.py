@@ -18,15 +18,16 @@ from checkrein.decide.rule import CONTEXT_AFTER, Found, Rule, alone, groups, nea
 from checkrein.decide.secrets import SECRETS
 
 # words that say what the digits near them are; a placeholder such as `<PHONE_1>` is none of them
-_PHONE_WORD = latin(
-    rb"(?i)\b(?:[a-z_]*phone|tel|telefon|mobile|handy|cell|call|fax|sms|whatsapp)(?:_?(?:no|num|number))?\b"
-)
+_PHONE = rb"(?i)\b(?:[a-z_]*phone|tel|telefon|mobile|handy|cell|call|fax|sms|whatsapp)(?:_?(?:no|num|number))?\b"
+_PHONE_WORD = latin(_PHONE)
 #: words that make a phone number of digits written in groups, in prose: as the name of a field they say too little
 _REACHED_WORD = latin(
     rb"(?i)\b(?:office|desk|messages?|text(?:ed|ing)?|answer(?:s|ed|ing)?|reach|contact|dial|ring|pager)\b"
 )
-_CARD_WORD = latin(rb"(?i)(?:\b|_)(?:cards?|cc|visa|mastercard|maestro|amex|jcb|discover|diners)(?:\b|_)")
-_SSN_WORD = latin(rb"(?i)(?:\b|_)(?:ssn|social.?security|tax.?id|itin)(?:_?(?:no|num|number))?\b")
+_CARD = rb"(?i)(?:\b|_)(?:cards?|cc|visa|mastercard|maestro|amex|jcb|discover|diners)(?:\b|_)"
+_CARD_WORD = latin(_CARD)
+_SSN = rb"(?i)(?:\b|_)(?:ssn|social.?security|tax.?id|itin)(?:_?(?:no|num|number))?\b"
+_SSN_WORD = latin(_SSN)
 _DATE = latin(rb"(?:19|20)\d\d[-./ ](?:0?[1-9]|1[0-2])[-./ ](?:0?[1-9]|[12]\d|3[01])")
 
 
@@ -284,6 +285,14 @@ FIELDS = {
     ),
 }  # fmt: skip
 
+#: a number of so few digits and nothing else is none of these, unless the name of its field has one of these words
+BARE_DIGITS = 12
+BARE_WORD = latin(
+    b"|".join(
+        b"(?i:%s)" % word.removeprefix(b"(?i)")
+        for word in dict.fromkeys((_PHONE, _SSN, _CARD, *(rule.word for rule in RULES if rule.word)))
+    )
+)
 #: names of placeholders that stand for no class: for what is withheld, and for text that looks like a placeholder
 WITHHELD, ESCAPED = "withheld", "placeholder"
 _CLASSES = {*(rule.cls for rule in RULES), *FIELDS.values(), WITHHELD, ESCAPED}

@@ -1,4 +1,4 @@
-"""What may still become a match: from a pattern, the pattern of everything its matches can begin with.
+"""Wider patterns made from a pattern: of everything its matches can begin with, and one with fewer states.
 
 A stream holds back its end for as long as `viable` fits it. The result may be too wide (text is held a little
 longer) and is never too narrow: assertions are dropped, and a repetition of more than `_COUNTED` has no bound.
@@ -17,6 +17,8 @@ import re2
 from checkrein.decide.patterns import latin
 
 _COUNTED = 30
+#: how far a loose pattern counts: each further number doubles what an automaton of many patterns has to remember
+_LOOSE = 2
 
 
 class _Part(NamedTuple):
@@ -33,18 +35,27 @@ def viable(patterns: tuple[bytes, ...]) -> re2._Regexp:
     return latin(f"(?:{begun})\\z".encode("latin-1"))
 
 
+def loose(pattern: bytes) -> bytes:
+    """Fits in every text that the pattern fits in, and in some others: it counts no further than `_LOOSE`."""
+    return _read(pattern.decode("latin-1"), loose=True).whole.encode("latin-1")
+
+
 def _begun(pattern: str) -> str:
-    folds = pattern.startswith("(?i)")
-    reader = _Reader(pattern.removeprefix("(?i)"))
-    begun = reader.alternatives().begun
+    return _read(pattern).begun
+
+
+def _read(pattern: str, *, loose: bool = False) -> _Part:
+    reader = _Reader(pattern.removeprefix("(?i)"), loose=loose)
+    part = reader.alternatives()
     if reader.rest():
         raise ValueError(f"the pattern `{pattern}` cannot be read from `{reader.rest()}` on")
-    return f"(?i:{begun})" if folds else begun
+    return _Part(f"(?i:{part.whole})", f"(?i:{part.begun})") if pattern.startswith("(?i)") else part
 
 
 class _Reader:
-    def __init__(self, pattern: str) -> None:
+    def __init__(self, pattern: str, *, loose: bool) -> None:
         self._pattern = pattern
+        self._loose = loose
         self._place = 0
 
     def rest(self) -> str:
@@ -111,6 +122,9 @@ class _Reader:
             return part
         if not part.whole:
             return part
+        if self._loose and (most is None or most > _LOOSE):
+            few = "*" if least == 0 else f"{{{min(least, _LOOSE)},}}"
+            return _Part(part.whole + few, "")
         if most is None or most > _COUNTED:
             few = "*" if least == 0 or least > _COUNTED else f"{{{least},}}"
             return _Part(part.whole + few, f"{part.whole}*{_alone(part.begun)}")

@@ -22,6 +22,7 @@ __all__ = ["Placeholders", "Stream", "detect_json", "redact_json", "redact_text"
 
 #: JSON within a text, within a text ... is read so many levels deep
 LEVELS = 8
+_SHORT = 64
 
 
 def redact_json(
@@ -52,6 +53,8 @@ class _Redaction:
     def __init__(self, classes: tuple[str, ...], placeholders: Placeholders) -> None:
         self._classes = classes
         self._placeholders = placeholders
+        #: short names of members in which nothing was found
+        self._clean: set[str] = set()
 
     def value(self, value: object, field: str, detectors: Detectors, levels: int) -> object:
         if isinstance(value, str):
@@ -71,7 +74,7 @@ class _Redaction:
     def _members(self, value: Mapping[str, object], detectors: Detectors, levels: int) -> object:
         members: dict[str, object] = {}
         for name, item in value.items():
-            key = self._text(str(name), "", detectors, levels)
+            key = self._name(str(name), detectors, levels)
             while key in members:  # two names became one: keep both
                 key += "_"
             members[key] = self.value(item, str(name), detectors, levels)
@@ -79,6 +82,15 @@ class _Redaction:
             key == name and members[key] is item for (name, item), key in zip(value.items(), members, strict=True)
         )
         return value if same else members
+
+    def _name(self, name: str, detectors: Detectors, levels: int) -> str:
+        """The name of a member; many members have the same one."""
+        if name in self._clean:
+            return name
+        key = self._text(name, "", detectors, levels)
+        if key == name and len(name) <= _SHORT:
+            self._clean.add(name)
+        return key
 
     def _text(self, text: str, field: str, detectors: Detectors, levels: int) -> str:
         if not detectors.whole(text, field, self._classes):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from checkrein.decide.detectors import TOKEN
-from checkrein.decide.partial import viable
+from checkrein.decide.partial import loose, viable
 from checkrein.decide.patterns import PatternSet, latin
 from checkrein.decide.rule import CONTEXT, Rule
 
@@ -49,14 +49,14 @@ class Decided(NamedTuple):
 
 
 class Ruleset:
-    """Rules, compiled: which of them can match in one pass, each of them, and what may still become a match."""
+    """Rules, compiled: which of them may match in one pass, each of them, and what may still become a match."""
 
     def __init__(self, rules: tuple[Rule, ...]) -> None:
         self._rules = tuple((rule, latin(rule.pattern)) for rule in rules)
         words = tuple(dict.fromkeys(rule.word for rule in rules if rule.word))
         self._word = latin(b"|".join(b"(?i:%s)" % word.removeprefix(b"(?i)") for word in words)) if words else None
         self._named: dict[bytes, bool] = {}
-        self._any = PatternSet([rule.pattern for rule in rules], latin=True)
+        self._any = PatternSet([loose(rule.pattern) for rule in rules], latin=True)
         self.viable = viable(tuple(rule.pattern for rule in rules))
 
     def scan(self, data: bytes, start: int, hold: int, context: bytes, *, final: bool) -> tuple[list[Found], int]:
