@@ -114,9 +114,16 @@ def test_a_stream_that_does_not_say_is_guessed_by_its_events_also_when_it_breaks
 
 def test_a_line_without_end_is_not_kept():
     counted = meter()
-    for _ in range(100):
+    for _ in range(200):
         counted.chunk(b"x" * 10_000)
-    assert len(counted._rest) <= 64 * 1024
+    assert len(counted._rest) <= 1024 * 1024
+
+
+def test_what_is_not_answered_in_words_has_no_tokens_out():
+    counted = Meter(read_chat(b'{"model":"m","messages":[{"role":"user","content":"hi"}]}', KEY), TARIFF, says=False)
+    assert counted.wish.tokens == counted._expected[0]
+    counted.whole(b'{"data": [0.1, 0.2, 0.3]}')
+    assert said(counted)[1] == 0
 
 
 def test_a_streamed_response_says_what_it_used_in_its_last_event():

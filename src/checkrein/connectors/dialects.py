@@ -43,16 +43,17 @@ def _no_stream(speech: Speech) -> Stream:
 
 
 class Dialect(msgspec.Struct, frozen=True):
-    """`path` is the same at the upstream, where it stands below the `base_url`."""
+    """`path` is the same at the upstream, where it stands below the `base_url`; `says` whether it answers in words."""
 
     path: str
     read: Callable[[bytes, Caller], Prompt]
     whole: Callable[[bytes, Speech], Told]
     stream: Callable[[Speech], Stream]
+    says: bool = True
 
 
 DIALECTS = (
     Dialect("/chat/completions", read_chat, Whole, Chunks),
     Dialect("/responses", read_response, WholeResponse, Events),
-    Dialect("/embeddings", read_embeddings, Vectors, _no_stream),
+    Dialect("/embeddings", read_embeddings, Vectors, _no_stream, says=False),
 )

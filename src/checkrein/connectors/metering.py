@@ -18,8 +18,8 @@ from checkrein.flow.quota import Amount, Price
 #: an image or a file in a request, whatever its size
 _ATTACHED = 1500
 _PER_TOKEN = 3
-#: a line of a stream that is longer holds no `usage`
-_MAX_LINE = 64 * 1024
+#: a line of a stream that is longer is not looked into; the last one of a streamed response holds all of it
+_MAX_LINE = 1024 * 1024
 #: what nobody means
 _MAX_TOKENS = 10**9
 
@@ -62,13 +62,16 @@ _decode = msgspec.json.Decoder(_Answer).decode
 class Meter:
     """Counts one prompt. `wish` is what it may use at most, as far as one can guess.
 
-    `tariff` is that of the upstream that answers, which may be another than the first one asked.
+    `tariff` is that of the upstream that answers, which may be another than the first one asked; `says` is False for
+    what is not answered in words, such as embeddings.
     """
 
-    def __init__(self, prompt: Prompt, tariff: Tariff) -> None:
+    def __init__(self, prompt: Prompt, tariff: Tariff, *, says: bool = True) -> None:
         self._model = prompt.model
         self.tariff = tariff
-        self._expected = _said(prompt.request.action.input), _allowed(prompt.request.action.input, tariff.output_tokens)
+        body = prompt.request.action.input
+        self._says = says
+        self._expected = _said(body), _allowed(body, tariff.output_tokens) if says else 0
         self._usage: tuple[int, int] | None = None
         self._events = 0
         self._rest = b""
@@ -105,7 +108,7 @@ class Meter:
     def _guessed(self, status: int) -> tuple[int, int]:
         if status >= 400:  # an upstream takes nothing for an error
             return 0, 0
-        return self._expected[0], self._events or -(-self._size // _PER_TOKEN)
+        return self._expected[0], (self._events or -(-self._size // _PER_TOKEN)) if self._says else 0
 
     def _event(self, line: bytes) -> None:
         if b'"usage"' in line and line.startswith(b"data:"):

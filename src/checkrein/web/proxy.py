@@ -121,7 +121,7 @@ class Proxy:
             name, part = self._arms.route(self._routes.serving(prompt.model), prompt.request)
             claimed = keys.once(once, caller=key.id, operation=PREFIX + dialect.path, body=data) if once else None
             answer.keeps = MAX_KEPT_BYTES if claimed else MAX_RESULT_BYTES if self._gateway.keeps_results else 0
-            answer.meter = meter = Meter(prompt, self._routes.tariff(name))
+            answer.meter = meter = Meter(prompt, self._routes.tariff(name), says=dialect.says)
             last = b""
             async with self._gateway.action(
                 prompt.request,
