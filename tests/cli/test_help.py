@@ -31,7 +31,7 @@ VERBS = (
     ),
     *("audit list", "audit show", "audit tail", "audit verify"),
     *("keys create", "keys list", "keys rotate", "keys revoke", "keys rotate-signer"),
-    *("kill", "revive", "killed", "drift report", "gate run", "webhooks list"),
+    *("kill", "revive", "killed", "limits", "drift report", "gate run", "webhooks list"),
     *("rollout start", "rollout list", "rollout status"),
     *("rollout pause", "rollout resume", "rollout promote", "rollout abort", "rollout undo"),
 )
