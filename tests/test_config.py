@@ -289,6 +289,7 @@ def test_a_variable_that_holds_a_credential_is_no_mistake(tmp_path: Path) -> Non
         ("[limits.agent]\nconcurrency = 1", "limits.agent` is about nothing"),
         ('[limits."everything:x"]\nconcurrency = 1', "is about nothing"),
         ('[limits."agent:bot"]\n', "limits.agent:bot` limits nothing"),
+        ('[limits."tool:pay"]\nspend_per_day = 5', "limits.tool:pay.spend_per_day` would never count anything"),
         ('[limits."agent:bot"]\nconcurrency = -1', "limits.agent:bot.concurrency` is negative or too large"),
         ('[limits."agent:bot"]\nspend_per_day = nan', "limits.agent:bot.spend_per_day` is negative or too large"),
         ('[limits."agent:bot"]\nspend_per_day = 1e30', "limits.agent:bot.spend_per_day` is negative or too large"),

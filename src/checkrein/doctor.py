@@ -38,6 +38,7 @@ from checkrein.connectors.tokens import Expected
 from checkrein.flow.delivery import Delivery
 from checkrein.model import CheckreinError, LedgerInvalid, PolicyInvalid, UpstreamUnavailable
 from checkrein.model.stamp import stamp
+from checkrein.model.target import What
 from checkrein.policy.bundle import Bundle
 from checkrein.ports import Unit
 from checkrein.services.drift import last
@@ -174,6 +175,7 @@ class _Doctor:
             yield Finding("ok", "store", f"{self._data.path} takes records, {store.head().size} stand there")
             live = [key for key in Keys(store, SystemClock()).all() if key.live(SystemClock().now_us())]
             yield Finding("ok", "keys", f"{len(live)} live") if live else _no_keys()
+            yield from self._limits_of_nobody({key.id for key in live})
             for switch in KillSwitch(store, SystemClock()).killed():
                 found = f"`{switch.target}` is killed since {stamp(switch.at_us)[:19]}Z by {switch.by}: {switch.reason}"
                 yield Finding("warn", "kill switch", found, f"`{revival(switch.target)}` when it may run again")
@@ -201,6 +203,13 @@ class _Doctor:
             hint = "" if found.settled else f"run `checkrein drift report --suggest FILE --dir {self._folder}`"
             told = f"{found.told} ({stamp(found.ran_us)[:10]})"
             yield Finding("ok" if found.settled else "warn", "drift", told, hint)
+
+    def _limits_of_nobody(self, live: set[str]) -> Iterator[Finding]:
+        """A limit for a key that there is not is quietly dead."""
+        for name in self.loaded.config.limits if self.loaded else ():
+            what, _, key = name.partition(":")
+            if what == What.KEY and key.startswith("key_") and "*" not in key and key not in live:
+                yield Finding("warn", "limits", f"`{name}` is for no live key", "`checkrein keys list` shows the ids")
 
     def _store_to_be(self) -> Iterator[Finding]:
         """There is no store yet. Whether one can be made shows when a directory is made and taken away again."""

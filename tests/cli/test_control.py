@@ -110,3 +110,11 @@ def test_a_limit_that_nobody_used_yet_is_shown(cli: Run, there: tuple[str, str],
     (folder / "checkrein.toml").write_text('[limits."key:key_1"]\nconcurrency = 1\n')
     (key,) = cli("limits", "-o", "json", *there).json()
     assert (key["name"], key["used"]["running"], key["limits"]) == ("key_1", 0, {"concurrency": 1})
+
+
+def test_doctor_names_a_limit_that_is_for_nobody(cli: Run, there: tuple[str, str], folder: Path):
+    id = cli("keys", "create", "bot", "-o", "json", *there).json()["id"]
+    limits = "".join(f'[limits."key:{name}"]\nconcurrency = 1\n' for name in (id, "key_gone", "key_*"))
+    (folder / "checkrein.toml").write_text(limits)
+    found = [finding["found"] for finding in cli("doctor", "-o", "json", *there).json()["findings"]]
+    assert [text for text in found if "no live key" in text] == ["`key:key_gone` is for no live key"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -65,6 +67,18 @@ async def test_the_official_client_meets_a_rate_limit(system: System, server: st
     assert "3 requests a minute" in error.message
     assert model.calls == 3
     assert system.limits.used(BOT).requests_minute == 3
+
+
+async def test_of_64_calls_at_once_exactly_as_many_reach_the_model_as_the_limit_says(
+    http: aiohttp.ClientSession, model: FakeModel
+):
+    async def call() -> int:
+        async with http.post(CHAT, json=body()) as reply:
+            return reply.status
+
+    answers = Counter(await asyncio.gather(*(call() for _ in range(64))))
+    assert answers == {200: 3, 429: 61}
+    assert model.calls == 3
 
 
 async def test_more_than_fits_at_once_is_not_to_be_sent_again(http: aiohttp.ClientSession):

@@ -34,7 +34,7 @@ from checkrein.model.identity import TOKEN_ALGORITHMS
 from checkrein.model.people import Absence
 from checkrein.model.requirement import parse_factors, parse_span
 from checkrein.model.retention import FLOOR_DAYS, Retention
-from checkrein.model.target import Target
+from checkrein.model.target import Target, What
 
 #: of what a record can hold, in billionths for money
 MAX_LIMIT = 9_000_000
@@ -272,6 +272,10 @@ def _check_limit(name: str, given: LimitConfig, places: Places) -> None:
         value = getattr(given, field)
         if value is not None and not 0 <= value < MAX_LIMIT:
             raise places.error(f"{name}.{field}", "is negative or too large", "leave it out for no limit")
+    for field in ("tokens_per_minute", "spend_per_day", "spend_per_month") if what == What.TOOL else ():
+        if getattr(given, field) is not None:
+            hint = "tools use no tokens; limit its requests or concurrency, or the agent's spending"
+            raise places.error(f"{name}.{field}", "would never count anything", hint)
     if all(getattr(given, field) is None for field in given.__struct_fields__):
         raise places.error(name, "limits nothing", f"give it one of {', '.join(given.__struct_fields__)}")
 
