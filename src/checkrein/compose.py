@@ -258,7 +258,7 @@ class System:
 
         drain, issuers = Drain(), Issuers(expected_tokens(self.config), self.clock)
         where = Routes(routes)
-        routed = ApprovalRoutes(self.approvals, self.waiting, self.clock, drain)
+        routed = ApprovalRoutes(self.approvals, self.waiting, self.killswitch, self.clock, drain)
         return create_app(
             Guard(self.keys, issuers, (server.host, *server.allowed_hosts)),
             Proxy(

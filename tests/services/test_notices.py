@@ -112,7 +112,7 @@ def system(folder: Path, mail: MailServer, room_url: str) -> Iterator[System]:
     config = folder / "checkrein.toml"
     text = config.read_text().replace("[people.bob]\n", '[people.bob]\nemail = "bob@example.com"\n')
     config.write_text(
-        f"""{text.replace("approvals.hold = 0", "approvals.hold = 0" + chr(10) + 'server.public_url = "https://cr.example"')}
+        f"""{text}
 {PEOPLE}
 [notify.mail]
 kind = "smtp"
@@ -131,7 +131,8 @@ alerts = ["#ops"]
     )
     policies = folder / "policies/main.cedar"
     policies.write_text(policies.read_text().replace('@expires("1h")', '@expires("1h") @escalate("10m: oncall")'))
-    opened = open_system(folder, variables={"ROOM_URL": room_url})
+    flags = {"server.public_url": "https://cr.example", "approvals.break_glass": "oncall"}
+    opened = open_system(folder, flags=flags, variables={"ROOM_URL": room_url})
     yield opened
     opened.close()
 
@@ -254,6 +255,20 @@ async def test_alerts_go_to_who_is_on_alert(system: System, mail: MailServer, ro
     assert mail.told == ["dave@example.com", "ops@example.com"]
     assert "too many errors" in mail.text()
     assert len(room.texts) == 1
+
+
+async def test_whom_it_concerns_hears_of_a_broken_glass(system: System, mail: MailServer, room: Room, post: Post):
+    id = asked(system)
+    system.emergencies.break_glass(id, by="oscar", roles=("oncall",), reason="the house is on fire", auth="local")
+    await post.out()
+    about = [(to, message["Subject"]) for to, message in mail.messages]
+    broken = "[checkrein] oscar broke the glass: send_email"
+    assert [to for to, subject in about if subject == broken] == [
+        "alice@example.com",
+        "dave@example.com",
+        "ops@example.com",
+    ]
+    assert any("broke the glass" in text for text in room.texts)
 
 
 async def test_names_cannot_write_headers_or_call_the_whole_channel(

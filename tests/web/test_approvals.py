@@ -14,6 +14,7 @@ import pytest
 from checkrein.compose import System, open_system
 from checkrein.flow.approval import State
 from checkrein.model import Action, ApprovalRequired, Permission, Request, Resource, Subject
+from checkrein.model.target import Target, What
 from checkrein.ports import RecordQuery
 from checkrein.web import approvals
 from checkrein.web.server import BackgroundServer
@@ -113,6 +114,17 @@ async def test_who_may_not_vote_is_refused_with_the_reason_and_recorded(
     given, problem = await vote(http, id, who, decision="approve", shown=shown)
     assert (given, problem["code"]) == (status, code)
     assert refusals(system) == [(code, owner)]
+    assert system.approvals.get(id).state is State.PENDING
+
+
+async def test_a_killed_key_does_not_vote(system: System, http: aiohttp.ClientSession, bob: Any):
+    id = asked(system)
+    shown = (await get(http, f"{LIST}/{id}", bob))["shown"]
+    (key,) = system.keys.all()
+    system.killswitch.kill(Target(What.KEY, key.id), reason="lost", by="tests")
+    status, problem = await vote(http, id, bob, decision="approve", shown=shown)
+    assert (status, problem["code"]) == (403, "killed")
+    assert refusals(system) == [("killed", "bob")]
     assert system.approvals.get(id).state is State.PENDING
 
 

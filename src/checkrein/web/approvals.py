@@ -21,8 +21,10 @@ from checkrein.ledger.record import facets
 from checkrein.model import BadRequest, Caller, NotFound, Permission
 from checkrein.model.json import dumps, load_object
 from checkrein.model.stamp import stamp
+from checkrein.model.target import Target, What
 from checkrein.ports import Clock
 from checkrein.services.approvals import Approvals, shown_hash, view
+from checkrein.services.killswitch import KillSwitch
 from checkrein.services.waiting import ANY, Drain, Waiting
 from checkrein.web import body
 from checkrein.web.guard import allow
@@ -47,9 +49,12 @@ _FILTERS = ("state", "requester", "agent", "action", "risk", "after", "limit")
 
 
 class ApprovalRoutes:
-    def __init__(self, approvals: Approvals, waiting: Waiting, clock: Clock, drain: Drain) -> None:
+    def __init__(
+        self, approvals: Approvals, waiting: Waiting, killswitch: KillSwitch, clock: Clock, drain: Drain
+    ) -> None:
         self._approvals = approvals
         self._waiting = waiting
+        self._killswitch = killswitch
         self._clock = clock
         self._drain = drain
 
@@ -90,12 +95,7 @@ class ApprovalRoutes:
 
     def cast(self, id: str, key: Caller, ballot: Ballot) -> Approval:
         """The approval after the vote of the key's owner; raises `VoteRefused`, `IllegalEvent`."""
-        if key.agent:
-            error = VoteRefused(
-                "agent_key",
-                f"the agent `{key.agent}` holds this key, and agents do not vote",
-                hint="make a key for the person: `checkrein keys create NAME --owner PERSON --can approve`",
-            )
+        if error := self._barred(key):
             raise self._approvals.refused(id, key.owner, error, auth=key.id)
         return self._approvals.vote(
             id,
@@ -106,6 +106,18 @@ class ApprovalRoutes:
             auth=key.id,
             shown=ballot.shown,
         )
+
+    def _barred(self, key: Caller) -> VoteRefused | None:
+        """Why nobody votes with this key, if that is so."""
+        if key.agent:
+            return VoteRefused(
+                "agent_key",
+                f"the agent `{key.agent}` holds this key, and agents do not vote",
+                hint="make a key for the person: `checkrein keys create NAME --owner PERSON --can approve`",
+            )
+        if self._killswitch.barring((Target(What.KEY, key.id).folded,)):
+            return VoteRefused("killed", "this key is killed", hint="use another, or the command line")
+        return None
 
     async def events(self, http: HttpRequest) -> Response:
         """What happens to approvals, as server-sent events. `Last-Event-ID` goes on after that event.
