@@ -368,3 +368,46 @@ async def test_a_token_that_does_not_hold_opens_nothing(
             assert (reply.status, reply.headers["www-authenticate"]) == (401, "Bearer")
     async with http.get("/api/v1/audit/records", headers=token(issuer)) as reply:
         assert reply.status == 403  # it may call and approve, as nothing else was configured
+
+
+async def test_what_is_shown_names_who_owns_the_agent_now_and_can_be_voted_on(folder: Path):
+    before = open_system(folder)
+    id = asked(before)
+    before.close()
+    config = folder / "checkrein.toml"
+    config.write_text(config.read_text() + '\n[people.dave]\nroles = ["finance"]\n[agents.bot]\nowner = "dave"\n')
+    system = open_system(folder)
+    try:
+        bob, dave = (bearer(system, who, Permission.APPROVE) for who in ("bob", "dave"))
+        with BackgroundServer(system.app()) as server:
+            async with aiohttp.ClientSession(server.url) as http:
+                found = await get(http, f"{LIST}/{id}", bob)
+                assert found["view"]["chain"] == ["dave"]
+                assert (await get(http, LIST, bob))["approvals"][0]["shown"] == found["shown"]
+                refused = await vote(http, id, dave, decision="approve", shown=found["shown"])
+                assert (refused[0], refused[1]["code"]) == (403, "own_request")
+                assert (await vote(http, id, bob, decision="approve", shown=found["shown"]))[0] == 200
+    finally:
+        system.close()
+
+
+async def test_a_delegate_votes_in_the_place_of_who_is_away(folder: Path):
+    config = folder / "checkrein.toml"
+    away = 'roles = ["finance"]\ndelegate = "frank"\naway = ["2020-01-01..2999-12-31"]'
+    config.write_text(f"{config.read_text()}\n[people.gina]\n{away}\n[people.frank]\nroles = []\n")
+    system = open_system(folder)
+    try:
+        id, frank = asked(system), bearer(system, "frank", Permission.APPROVE)
+        with BackgroundServer(system.app()) as server:
+            async with aiohttp.ClientSession(server.url) as http:
+                shown = (await get(http, f"{LIST}/{id}", frank))["shown"]
+                wrong = await vote(http, id, frank, decision="approve", shown=shown, on_behalf_of="bob")
+                assert (wrong[0], wrong[1]["code"]) == (403, "no_delegation")
+                _, after = await vote(http, id, frank, decision="approve", shown=shown, on_behalf_of="gina")
+        assert (after["state"], after["votes"][0]["voter"], after["votes"][0]["on_behalf_of"]) == (
+            "approved",
+            "frank",
+            "gina",
+        )
+    finally:
+        system.close()

@@ -105,6 +105,7 @@ class ApprovalRoutes:
             reason=ballot.reason,
             auth=key.id,
             shown=ballot.shown,
+            on_behalf_of=ballot.on_behalf_of,
         )
 
     def _barred(self, key: Caller) -> VoteRefused | None:
@@ -177,11 +178,12 @@ class ApprovalRoutes:
 
 
 class Ballot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What somebody who votes says; `shown` is the hash of what they saw."""
+    """What somebody who votes says; `shown` is the hash of what they saw, `on_behalf_of` in whose place they stand."""
 
     decision: str
     shown: str
     reason: str = ""
+    on_behalf_of: str = ""
 
 
 def read_ballot(data: bytes) -> Ballot:
@@ -224,6 +226,7 @@ def to_json(approval: Approval, now_us: int) -> dict[str, object]:
         "votes": [
             {
                 "voter": cast.voter,
+                "on_behalf_of": cast.on_behalf_of,
                 "decision": "approve" if cast.approve else "deny",
                 "reason": cast.reason,
                 "auth": cast.auth,
