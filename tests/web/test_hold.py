@@ -107,3 +107,22 @@ async def test_a_server_that_stops_answers_whom_it_holds_at_once(system: System,
             status, answer = await asyncio.wait_for(request, PATIENCE_S)
     assert (status, answer["error"]["code"], answer["error"]["approval_id"]) == (403, "approval_required", id)
     assert model.calls == 0
+
+
+async def test_a_server_that_stops_ends_streams_and_long_polls_at_once(system: System, key: str):
+    asked = {"subject": {"type": "user", "id": "alice"}, "resource": {"type": "tool", "id": "send_email"}}
+    asked["action"] = {"name": "send_email", "properties": {"input": {"to": "all", "subject": "s", "body": "b"}}}
+    with BackgroundServer(system.app(), grace_s=60) as server:
+        async with aiohttp.ClientSession(server.url, headers={"authorization": f"Bearer {key}"}) as http:
+            async with http.post("/access/v1/evaluation", json=asked) as reply:
+                id = (await reply.json())["context"]["access_request"]["id"]
+            async with http.get("/api/v1/approvals/events") as stream:
+                assert b"id:" in await stream.content.readline()
+                poll = asyncio.ensure_future(http.get(f"/api/v1/approvals/{id}?wait=60"))
+                async with asyncio.timeout(PATIENCE_S):
+                    while len(system.waiting.listeners) < 2:
+                        await asyncio.sleep(0.005)
+                    await asyncio.to_thread(server.__exit__, None, None, None)
+                    await stream.read()  # it has ended
+                    async with await poll as polled:
+                        assert (await polled.json())["state"] == "pending"
