@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from checkrein.governor import Governor
 from checkrein.ledger.record import commitment
 from checkrein.model import Action, ApprovalRequired, Decision, Denied, Outcome, Request, Resource, Subject
 from checkrein.ports import RecordQuery
+from checkrein.services.waiting import Drain, Hold
 
 MAIL = {"to": "all@example.com", "subject": "News", "body": "We are open."}
 TO_PRESS = {**MAIL, "to": "press@example.com"}
@@ -247,3 +249,21 @@ def test_the_reason_of_a_vote_and_of_an_edit_stays_out_of_the_ledger(system: Sys
     key = system.data.commitment_key()
     kept = system.approvals.get(after.id).votes[0].reason
     assert voted.body["vote"]["reason_hmac"] == commitment(key, kept)
+
+
+async def test_a_held_request_runs_as_it_was_edited_and_agreed_to_meanwhile(system: System):
+    hold = Hold(system.waiting, 30, Drain())
+
+    def people() -> None:
+        (before,) = system.approvals.all()
+        agree(system, edit(system, before.id).id, "carol", "dora")
+
+    async def run() -> dict[str, object]:
+        async with system.gateway.action(mail(), caller="t", hold=hold) as governed:
+            return governed.request.action.input
+
+    running = asyncio.ensure_future(run())
+    while not system.approvals.all():
+        await asyncio.sleep(0)
+    await asyncio.to_thread(people)
+    assert await running == TO_PRESS
