@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
 from email.message import Message
 from email.parser import BytesParser
 from email.policy import default
@@ -21,6 +22,7 @@ from checkrein.flow.approval import State
 from checkrein.ledger import Draft
 from checkrein.model import Action, ApprovalRequired, Request, Resource, Subject
 from checkrein.ports import RecordQuery, Unit
+from checkrein.services.notices import Noticed
 from checkrein.services.outbox import Deliveries, Outbox
 from checkrein.web.server import BackgroundServer
 
@@ -229,6 +231,42 @@ async def test_who_asked_learns_the_end(system: System, mail: MailServer, room: 
     assert "was denied" in mail.text(1)
     assert "Reason given: wrong recipients" in mail.text(1)
     assert len(room.texts) == 2
+
+
+async def test_whom_a_broken_glass_concerns_and_who_is_on_alert_hear_of_it(folder: Path, system: System, room: Room):
+    # the owner of the policy is a role, `comms`; who asked is on the principal chain
+    system.close()
+    config = folder / "checkrein.toml"
+    text = 'approvals.break_glass = "security"\n' + config.read_text().replace('["staff"', '["comms", "staff"', 1)
+    text = text.replace('[people.oscar]\nroles = ["oncall"]', '[people.oscar]\nroles = ["oncall", "comms"]')
+    config.write_text(text)
+    with closing(open_system(folder, variables={"ROOM_URL": system.loaded.variables["ROOM_URL"]})) as opened:
+        post, id = Post(opened), asked(opened)
+        opened.emergencies.break_glass(id, by="dave", reason="plant 3", auth="local")
+        (record,) = opened.store.records(RecordQuery(kinds=("approval.break_glass",)))
+        told = {
+            name: [notice.to for notice in way.notices.of(record, way.audience)]
+            for name, way in post.ways.items()
+            if isinstance(way, Noticed)
+        }
+        assert told == {
+            "notify:mail": ["alice@example.com", "oscar@example.com", "dave@example.com", "ops@example.com"],
+            "notify:room": [""],
+        }
+        for way in post.ways.values():
+            await way.close()
+
+
+async def test_who_asked_is_not_told_of_an_end_where_an_edit_took_its_place(
+    system: System, mail: MailServer, post: Post
+):
+    id = asked(system, "one")
+    arguments = {"to": "two", "subject": "s", "body": "b"}
+    after = system.edits.edit(id, arguments, editor="carol", auth="local")
+    vote(system, after.id)
+    await post.out("notify:mail")
+    assert mail.told == ["alice@example.com"]
+    assert "was approved" in mail.text()
 
 
 async def test_who_expires_hears_of_it(system: System, mail: MailServer, post: Post, monkeypatch: pytest.MonkeyPatch):

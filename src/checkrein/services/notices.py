@@ -27,8 +27,8 @@ NOTIFY = "notify:"
 ASKED = ("approval.requested", ESCALATED)
 ENDED = ("approval.decided", "approval.expired", "approval.cancelled")
 ALERTS = ("rollout.rollback", "drift.alarm")
-BREACH = "approval.break_glass"
-KINDS_TOLD = (*ASKED, *ENDED, *ALERTS, BREACH)
+GLASS = "approval.break_glass"
+KINDS_TOLD = (*ASKED, *ENDED, GLASS, *ALERTS)
 _MAX_LINE, _MAX_ARGUMENTS = 300, 2000
 _ENDS = {
     State.APPROVED: "was approved: send the same request again, and it runs once",
@@ -63,8 +63,8 @@ class Notices:
         approval = self._approvals.find(facets(record.body).approval)
         if approval is None:
             return ()
-        if record.kind == BREACH:
-            return tuple(self._breach(record, approval, audience))
+        if record.kind == GLASS:
+            return tuple(self._broken(record, approval, audience))
         if record.kind in ENDED:
             return tuple(self._end(record, approval, audience))
         if approval.status(self._clock.now_us()) is not State.PENDING:  # it says nothing any more
@@ -93,10 +93,8 @@ class Notices:
         held = record.body.get("approval")
         said = held.get("state") if isinstance(held, Mapping) else None
         ended = next((words for state, words in _ENDS.items() if state.value == said), None)
-        if ended is None:
+        if ended is None or approval.edited_into:  # another approval stands in its place, and its end is told
             return
-        if approval.edited_into:
-            ended = "was edited: people are asked about what it is now. Send the same request again once they agreed"
         name = approval.request().action.name
         reasons = [f"Reason given: {cast.reason}" for cast in approval.votes if not cast.approve and cast.reason]
         lines = tuple(_line(line) for line in (f"The request for {name} {ended}.", *reasons))
@@ -106,24 +104,23 @@ class Notices:
             subject = _line(f"{name} of {approval.requester.id}: {said}")
             yield Notice(to=to if audience.everybody else "", subject=subject, lines=lines, link=self._link(approval))
 
-    def _breach(self, record: Record, approval: Approval, audience: Audience) -> Iterator[Notice]:
-        """To everybody whom it concerns: persons, those who hold an owner's name as a role, and who is on alert."""
-        told = record.body.get("break_glass")
-        owners = told.get("owners", ()) if isinstance(told, Mapping) else ()
-        named = [name for name in owners if isinstance(name, str)] if isinstance(owners, list) else []
-        people = [*named, *(holder for name in named for holder in self._people.holders(name))]
-        found = (
-            [*map(self._address, people), *self._alerted(audience)] if audience.everybody else [*audience.alerts[:1]]
+    def _broken(self, record: Record, approval: Approval, audience: Audience) -> Iterator[Notice]:
+        """To everybody whom it concerns, by name or by a role, and to who is on alert."""
+        held = record.body.get("break_glass")
+        owners = held.get("owners") if isinstance(held, Mapping) else None
+        names = [owner for owner in owners if isinstance(owner, str)] if isinstance(owners, list) else []
+        by, why = (approval.broken.by, approval.broken.reason) if approval.broken else ("somebody", "")
+        said = (
+            f"{by} broke the glass: it may run until {stamp(approval.deadline_us)}, although people had not agreed.",
+            f"Reason given: {why}",
+            f"Somebody else must sign its review: checkrein approvals sign {approval.id}",
         )
-        by = facets(record.body).user
-        lines = (f"{by} let it run although people had not agreed. Somebody else must review that.", *_about(approval))
+        lines = tuple(_line(line) for line in (*_about(approval), *said))
         subject = _line(f"{by} broke the glass: {approval.request().action.name}")
-        for to in dict.fromkeys(address for address in found if address):
-            where = to if audience.everybody else ""
-            yield Notice(to=where, subject=subject, lines=tuple(map(_line, lines)), link=self._link(approval))
-
-    def _alerted(self, audience: Audience) -> list[str]:
-        return [who if "@" in who else self._address(who) for who in audience.alerts]
+        concerned = [self._address(person) for name in names for person in (name, *self._people.holders(name))]
+        for to in dict.fromkeys((*concerned, *self._alerted(audience))) if audience.everybody else [""]:
+            if to or not audience.everybody:
+                yield Notice(to=to, subject=subject, lines=lines, link=self._link(approval))
 
     def _alert(self, record: Record, audience: Audience) -> Iterator[Notice]:
         detail = record.body.get("detail")
@@ -132,6 +129,9 @@ class Notices:
         lines = (f"Recorded at {stamp(record.ts_us)} as {record.kind}, number {record.seq}.", *said)
         for to in self._alerted(audience) if audience.everybody else [""][: len(audience.alerts)]:
             yield Notice(to=to, subject=f"alert: {record.kind}", lines=lines)
+
+    def _alerted(self, audience: Audience) -> list[str]:
+        return [who if "@" in who else self._address(who) for who in audience.alerts]
 
     def _address(self, person: str) -> str:
         found = self._people.people.get(person)
