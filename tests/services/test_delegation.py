@@ -23,8 +23,9 @@ from checkrein.model import (
 )
 from checkrein.model.people import Absence, People, Person
 from checkrein.ports import RecordQuery, Unit
-from checkrein.services.approvals import Approvals, Seat, save
+from checkrein.services.approvals import Approvals, save
 from checkrein.services.delegation import Delegations
+from checkrein.services.electorate import Seat
 from checkrein.storage.memory import MemoryStore
 
 DAY_US = 86_400_000_000
@@ -108,22 +109,22 @@ def test_who_stands_in_for_somebody_away_votes_with_their_roles_and_the_record_s
 
 
 def test_a_vote_is_given_away_and_taken_back_with_a_record_of_each(approvals: Approvals):
-    given = approvals.delegations.give("bob", "dave", from_us=NOW_US, until_us=NOW_US + DAY_US, auth="local")
-    assert approvals.delegations.all() == [given]
+    given = approvals.electorate.delegations.give("bob", "dave", from_us=NOW_US, until_us=NOW_US + DAY_US, auth="local")
+    assert approvals.electorate.delegations.all() == [given]
     id = pending(approvals).id
-    approvals.delegations.end("bob", auth="local")
-    assert approvals.delegations.all() == []
+    approvals.electorate.delegations.end("bob", auth="local")
+    assert approvals.electorate.delegations.all() == []
     assert refused(approvals, id, "dave") == "wrong_role"
     with pytest.raises(NotFound, match="`bob` has given nobody"):
-        approvals.delegations.end("bob", auth="local")
+        approvals.electorate.delegations.end("bob", auth="local")
     kinds = [record.kind for record in approvals._store.records(RecordQuery())]
     assert kinds == ["approval.delegated", "approval.undelegated", "approval.vote_refused"]
 
 
 def test_giving_anew_replaces_what_was_given(approvals: Approvals):
     for delegate in ("carol", "dave"):
-        approvals.delegations.give("bob", delegate, from_us=NOW_US, until_us=NOW_US + DAY_US, auth="local")
-    assert [given.delegate for given in approvals.delegations.all()] == ["dave"]
+        approvals.electorate.delegations.give("bob", delegate, from_us=NOW_US, until_us=NOW_US + DAY_US, auth="local")
+    assert [given.delegate for given in approvals.electorate.delegations.all()] == ["dave"]
     assert refused(approvals, pending(approvals).id, "carol") == "wrong_role"
 
 
@@ -141,14 +142,16 @@ def test_a_delegation_that_makes_no_sense_is_refused(
     approvals: Approvals, delegator: str, delegate: str, days: int, words: str
 ):
     with pytest.raises(BadRequest, match=words):
-        approvals.delegations.give(delegator, delegate, from_us=0, until_us=NOW_US + days * DAY_US, auth="local")
-    assert approvals.delegations.all() == []
+        approvals.electorate.delegations.give(
+            delegator, delegate, from_us=0, until_us=NOW_US + days * DAY_US, auth="local"
+        )
+    assert approvals.electorate.delegations.all() == []
 
 
 def test_a_requester_gains_no_vote_by_giving_theirs_away_or_getting_one(approvals: Approvals):
     id = pending(approvals).id
     for pair in (("alice", "carol"), ("bob", "alice")):
-        approvals.delegations.give(*pair, from_us=NOW_US, until_us=NOW_US + DAY_US, auth="local")
+        approvals.electorate.delegations.give(*pair, from_us=NOW_US, until_us=NOW_US + DAY_US, auth="local")
     assert refused(approvals, id, "carol") == "wrong_role"  # alice's roles are not lent on what she asked for
     assert refused(approvals, id, "carol", on_behalf_of="alice") == "no_delegation"
     assert refused(approvals, id, "carol", on_behalf_of="bob") == "no_delegation"  # nor bob's over alice
@@ -157,7 +160,7 @@ def test_a_requester_gains_no_vote_by_giving_theirs_away_or_getting_one(approval
 
 
 def test_one_person_counts_once_however_many_votes_they_hold(approvals: Approvals, clock: StandingClock):
-    approvals.delegations.give("dave", "carol", from_us=NOW_US, until_us=NOW_US + 9 * DAY_US, auth="local")
+    approvals.electorate.delegations.give("dave", "carol", from_us=NOW_US, until_us=NOW_US + 9 * DAY_US, auth="local")
     clock.us += DAY_US
     id = pending(approvals, Factor(1, "finance"), Factor(1, "security")).id
     assert vote(approvals, id, "carol", on_behalf_of="dave").missing() == ("1 of finance",)

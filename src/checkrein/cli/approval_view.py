@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from checkrein.compose import System
     from checkrein.policy.bundle import Bundle
     from checkrein.policy.manifest import Manifest
-    from checkrein.services.approvals import Seat
+    from checkrein.services.electorate import Seat
 
 
 def as_json(approval: Approval, now_us: int) -> dict[str, object]:

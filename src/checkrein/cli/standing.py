@@ -67,7 +67,7 @@ def delegate(
     Nobody gains a vote on what they asked for themselves. An absence in checkrein.toml does the same by itself.
     """
     with system(dir, data) as opened:
-        delegations, now_us = opened.approvals.delegations, opened.clock.now_us()
+        delegations, now_us = opened.approvals.electorate.delegations, opened.clock.now_us()
         if not (to or end):
             _list_delegations(opened, now_us, output)
             return
@@ -145,7 +145,7 @@ def _list_delegations(opened: System, now_us: int, output: Output) -> None:
 
     people = opened.approvals.people.people
     away = [(name, who.delegate, each.bounds_us, FILE) for name, who in sorted(people.items()) for each in who.away]
-    given = opened.approvals.delegations.all()
+    given = opened.approvals.electorate.delegations.all()
     rows = [row for row in away if now_us < row[2][1]]
     rows += [(each.delegator, each.delegate, (each.from_us, each.until_us), each.delegator) for each in given]
     names = ("person", "delegate", "from", "until", "by")

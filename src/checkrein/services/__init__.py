@@ -4,9 +4,8 @@
 `gateway`    runs one governed action: decide, record, execute, record (sync and async)
 `steps`      the two drivers of an action's steps: asyncio and threads
 `governed`   what a governed action is while it is under way
-`approvals`  lists, shows and votes; the state machine in the store; `delegation` is who votes in whose place, `edits`
-             changes what is asked, `grants` are standing permissions,
-             `emergency` is break-glass
+`approvals`  lists, shows and votes; the state machine in the store; `electorate` is who may vote, `delegation` in whose
+             place, `edits` changes what is asked, `grants` are standing permissions, `emergency` is break-glass
 `audit`      reads, verifies and exports the ledger; activity rows
 `access_requests` what an enforcement point submits after a denial that people may lift
 `waiting`    who waits for people is woken by the vote of any process; how long callers are held

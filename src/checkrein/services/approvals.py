@@ -29,14 +29,13 @@ from checkrein.flow.approval import (
     move,
 )
 from checkrein.ledger import Draft, Record
-from checkrein.model import ApiKey, Decision, NotFound, PolicyInvalid, Request, StoreConflict, StoreUnavailable
+from checkrein.model import Decision, NotFound, PolicyInvalid, Request, StoreConflict, StoreUnavailable
 from checkrein.model.json import MAX_INTEGER, canonical, fold
 from checkrein.model.people import People
 from checkrein.model.requirement import Terms, combine
 from checkrein.ports import Clock, Row, Save, Store, Unit
 from checkrein.services import grants, records
-from checkrein.services.delegation import Delegations
-from checkrein.services.keys import ROOM as KEYS
+from checkrein.services.electorate import Electorate, Seat
 
 ROOM = "approval"
 PREFIX = "apr_"
@@ -52,14 +51,6 @@ NOBODY = People()
 #: why policy denies an action by now, or an empty string
 Denies = Callable[[Approval], str]
 ALLOWS: Denies = lambda approval: ""  # noqa: E731
-
-
-class Seat(msgspec.Struct, frozen=True):
-    """Somebody who may vote, perhaps in another's place; `needed` if their agreement would bring it on."""
-
-    person: str
-    on_behalf_of: str
-    needed: bool
 
 
 def row(approval: Approval) -> Row:
@@ -124,7 +115,7 @@ class Approvals:
         self._key = key
         self.people = people
         self._denies = denies
-        self.delegations = Delegations(store, clock, people)
+        self.electorate = Electorate(store, clock, people)
 
     def fresh(self, request: Request, decision: Decision, now_us: int, *, caller: str = "") -> Approval:
         """A new approval for exactly this action; not stored yet.
@@ -151,7 +142,7 @@ class Approvals:
             action_hash=action_hash,
             requester=request.subject,
             agent=request.agent_id,
-            chain=self._chain(request, caller),
+            chain=self.electorate.chain(request, caller),
             requirement=requirement,
             policies=policies,
             reasons=reasons,
@@ -258,7 +249,7 @@ class Approvals:
         like happen again; it opens if everybody who agrees gives one.
         """
         id = self.get(id).id
-        held = self.held(voter, roles)
+        held = self.electorate.held(voter, roles)
         for _ in range(ATTEMPTS):
             approval = self.current(id)
             now_us = self._clock.now_us()
@@ -278,7 +269,7 @@ class Approvals:
                 if shown and shown != shown_hash(approval):
                     raise VoteRefused("stale_view", "what was shown is not what stands there now", hint="look again")
                 self._still_asked(approval, now_us)
-                after, cast = best(approval, self.casts(approval, own, on_behalf_of))
+                after, cast = best(approval, self.electorate.casts(approval, own, on_behalf_of))
             except (VoteRefused, IllegalEvent) as error:
                 raise self.refused(id, voter, error, auth=auth) from None
             drafts: list[Draft] = [records.vote(after, cast, key=self._key)]
@@ -318,66 +309,11 @@ class Approvals:
 
     def voters(self, approval: Approval) -> tuple[Seat, ...]:
         """Who of `[people]` may vote on it now, those first whose agreement is still needed."""
-        approval, now_us = self._chained(approval), self._clock.now_us()
-        found: list[Seat] = []
-        for name in sorted(self.people.people):
-            own = Vote(
-                voter=name,
-                roles=self.people.roles(name),
-                approve=True,
-                reason="may",
-                auth="",
-                action_hash=approval.action_hash,
-                shown="",
-                at_us=now_us,
-            )
-            with contextlib.suppress(VoteRefused, IllegalEvent):
-                after, cast = best(approval, self.casts(approval, own, ""))
-                found.append(Seat(name, cast.on_behalf_of, after.needed() < approval.needed()))
-        return tuple(sorted(found, key=lambda seat: not seat.needed))
-
-    def held(self, person: str, roles: tuple[str, ...] | None) -> tuple[str, ...]:
-        """The roles that somebody votes with, see `vote`."""
-        return self.people.roles(person) if roles is None else (*roles, *self.people.on_call(person))
-
-    def casts(self, approval: Approval, own: Vote, on_behalf_of: str) -> list[Vote]:
-        """The votes that one person could cast: `own`, then those of whom they stand in for."""
-        barred = tuple(approval.principals)
-        given = [
-            msgspec.structs.replace(
-                own, roles=self.people.roles(found.delegator), on_behalf_of=found.delegator, via=found.via
-            )
-            for found in self.delegations.represented(own.voter, barred, own.at_us)
-            if on_behalf_of in ("", found.delegator)
-        ]
-        if on_behalf_of and not given:
-            raise VoteRefused(
-                "no_delegation",
-                f"`{own.voter}` does not stand in for `{on_behalf_of[:80]}` on this",
-                hint="`checkrein approvals delegate` lists who does; nobody on the principal chain is represented",
-            )
-        return given if on_behalf_of else [own, *given]
-
-    def _chain(self, request: Request, caller: str) -> tuple[str, ...]:
-        """Who belongs to the principal chain besides the subject and the agent, by configuration and by key."""
-        agent = request.agent_id
-        names = [*request.on_behalf_of, self.people.owner(agent)]
-        stored = self._store.row(KEYS, caller) if agent and caller.isprintable() else None
-        if stored is not None:
-            key = stored.read(ApiKey)
-            names += [key.owner] if key.agent == agent else []
-        return tuple(dict.fromkeys(name for name in names if name not in ("", request.subject.id, agent)))
+        return self.electorate.voters(approval)
 
     def shown(self, approval: Approval) -> Approval:
         """As people are shown it, and vote on it."""
-        return self._chained(approval)
-
-    def _chained(self, approval: Approval) -> Approval:
-        """With the owner that the agent has now: who takes an agent over does not vote on what it asked before."""
-        owner = self.people.owner(approval.agent)
-        if not owner or owner in approval.principals:
-            return approval
-        return msgspec.structs.replace(approval, chain=(*approval.chain, owner))
+        return self.electorate.with_owner(approval)
 
     def current(self, id: str) -> Approval:
         """The approval as it is now: expired, if it is past its deadline and nobody swept."""
@@ -385,7 +321,7 @@ class Approvals:
         if approval.status(now_us) is not approval.state:
             self._expire((approval,), now_us)
             approval = self.get(id)
-        return self._chained(approval)
+        return self.electorate.with_owner(approval)
 
     def sweep(self) -> int:
         """Expire what is past its deadline; the number of approvals that expired. Safe to run anywhere, any time.

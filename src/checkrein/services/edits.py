@@ -49,7 +49,7 @@ class Edits:
             now_us = self._clock.now_us()
             own = Vote(
                 voter=editor,
-                roles=self._approvals.held(editor, roles),
+                roles=self._approvals.electorate.held(editor, roles),
                 approve=False,
                 reason=reason,
                 auth=auth,
@@ -59,7 +59,7 @@ class Edits:
             )
             try:
                 blank = msgspec.structs.replace(approval, votes=())
-                _, by = best(blank, self._approvals.casts(blank, own, ""))
+                _, by = best(blank, self._approvals.electorate.casts(blank, own, ""))
                 request, decision = self._decided(approval, arguments)
                 ended, fresh = flow_edited(approval, self._fresh(approval, request, decision, now_us), by)
             except (VoteRefused, IllegalEvent) as error:

@@ -64,7 +64,7 @@ class Emergencies:
         for _ in range(ATTEMPTS):
             approval, now_us = self._approvals.current(id), self._clock.now_us()
             breach = Breach(by=by, auth=auth, reason=reason, at_us=now_us)
-            held = self._approvals.held(by, roles)
+            held = self._approvals.electorate.held(by, roles)
             try:
                 after, review = break_glass(approval, breach, role=self._role, roles=held, life_s=self._life_s)
             except (VoteRefused, IllegalEvent) as error:
@@ -99,7 +99,7 @@ class Emergencies:
                 raise NotFound(
                     f"the glass of `{approval.id}` was not broken", hint="`checkrein approvals reviews` lists them"
                 )
-            held = self._approvals.held(by, roles)
+            held = self._approvals.electorate.held(by, roles)
             try:
                 signed = sign(review, approval, by, role=self._role, roles=held, note=note, now_us=now_us)
             except (VoteRefused, IllegalEvent) as error:

@@ -18,7 +18,8 @@ from checkrein.model.json import dumps
 from checkrein.model.people import People
 from checkrein.model.stamp import stamp
 from checkrein.ports import Channel, Clock, Notice, Posted
-from checkrein.services.approvals import Approvals, Seat
+from checkrein.services.approvals import Approvals
+from checkrein.services.electorate import Seat
 from checkrein.services.escalations import ESCALATED
 from checkrein.services.outbox import Destination
 
