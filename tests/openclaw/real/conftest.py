@@ -207,8 +207,8 @@ def started(runtime: Runtime, root: Path, governance: Path, open_: ExitStack) ->
             kind="openclaw",
             models=("openclaw", "openclaw/*"),
             api_key_file=str(folder.token_file),
-            heartbeat_timeout=5.0,
-            witness_timeout=3.0,
+            heartbeat_timeout=15.0,
+            witness_timeout=8.0,
         ),
         "scripted": UpstreamConfig(base_url=f"{model_url}/v1", models=("scripted-1",)),
     }
