@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from checkrein.ledger import Record
-from checkrein.model import Decision, NotFound, Outcome
+from checkrein.model import Decision, NotFound, Outcome, Unauthorized
 from checkrein.ports import RecordQuery
 from checkrein.services.reconcile import Call, Gateways, Terms, release, stands
 from checkrein.storage.memory import MemoryStore
@@ -145,6 +145,41 @@ def test_the_same_call_id_in_another_run_is_another_call(store: MemoryStore, clo
     assert found.stand("claw").ungoverned == 1
 
 
+def test_a_decision_holds_for_one_execution(store: MemoryStore, clock: Clock) -> None:
+    found = gateways(store, clock)
+    found.decided("claw", EXEC, ALLOW)
+    for _ in range(2):
+        found.started("claw", EXEC)
+        found.ended("claw", EXEC, ran=True)
+    found.tick()
+    stand = found.stand("claw")
+    assert (stand.governed, stand.ungoverned) == (1, 1)
+
+
+def test_a_flood_of_calls_does_not_wash_an_undecided_one_away(
+    store: MemoryStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("checkrein.services.reconcile.MAX_CALLS", 3)
+    found = gateways(store, clock)
+    for number in range(4):
+        found.started("claw", Call(run="run-1", call=f"call_{number}", tool="exec"))
+    found.tick()
+    assert found.stand("claw").ungoverned == 1
+
+
+def test_a_gateway_in_quarantine_may_not_ask_and_neither_may_one_that_nobody_knows(
+    store: MemoryStore, clock: Clock
+) -> None:
+    found = gateways(store, clock)
+    found.admit("claw")  # a silent one may: its plugin asks, so it is there
+    found.started("claw", EXEC)
+    found.ended("claw", EXEC, ran=True)
+    with pytest.raises(Unauthorized, match="quarantine"):
+        found.admit("claw")
+    with pytest.raises(NotFound):
+        found.admit("other")
+
+
 def test_a_decision_about_another_tool_does_not_cover_a_call(store: MemoryStore, clock: Clock) -> None:
     found = gateways(store, clock)
     found.decided("claw", Call(run="run-1", call="call_1", tool="read_file"), ALLOW)
@@ -204,5 +239,6 @@ def test_a_report_joins_the_trace_of_its_decision(store: MemoryStore, clock: Clo
     found.reported("claw", "run-1", "call_1", status="ok", duration_us=5).result()
     (told,) = recorded(store)
     assert (told.kind, told.trace_id, told.body["evaluation_id"]) == ("execution.reported", "1" * 32, "evl_1")
-    with pytest.raises(NotFound, match="no such tool call"):
-        found.reported("claw", "run-1", "call_2", status="ok", duration_us=5)
+    for call in ("call_1", "call_2"):
+        with pytest.raises(NotFound, match="no such tool call"):
+            found.reported("claw", "run-1", call, status="ok", duration_us=5)

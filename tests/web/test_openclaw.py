@@ -107,6 +107,22 @@ def test_a_gateway_in_quarantine_gets_no_decisions(plugin: Plugin, system: Syste
     assert plugin.ask("read_file", {"path": "a"}, call="d")[0] == 403
 
 
+def test_a_caller_cannot_say_that_a_gateway_asked(system: System, server: str) -> None:
+    _, secret = system.keys.create("alice", by="tests")
+    assert Plugin(server, secret).ask("read_file", {"path": "a"}, call="c")[1]["decision"] is True
+    call = Call(run="r", call="c", tool="read_file")
+    system.gateways.started("claw", call)
+    system.gateways.ended("claw", call, ran=True)
+    system.gateways.tick()
+    assert system.gateways.stand("claw").ungoverned == 1
+
+
+def test_a_gateway_that_is_not_configured_gets_no_decision(plugin: Plugin, system: System) -> None:
+    before = system.store.head().size
+    assert plugin.ask("read_file", {"path": "a"}, call="c", gateway="other")[0] == 404
+    assert system.store.head().size == before
+
+
 def test_the_state_of_an_approval_is_told_when_it_changes(plugin: Plugin, system: System) -> None:
     asked = plugin.ask("send_email", MAIL, call="c")[1]["context"]["access_request"]["id"]
     path = f"/api/v1/openclaw/approval?id={asked}"

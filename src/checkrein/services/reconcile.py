@@ -21,7 +21,7 @@ from typing import TypeVar
 import msgspec
 
 from checkrein.ledger import Draft, Record
-from checkrein.model import Decision, NotFound, StoreConflict
+from checkrein.model import Decision, NotFound, StoreConflict, Unauthorized
 from checkrein.ports import Clock, Row, Save, Store, Unit
 from checkrein.services import records
 from checkrein.services.records import Told
@@ -120,17 +120,24 @@ class Gateways:
             return f"the plugin of the gateway `{name}` was not heard {heard}"
         return ""
 
+    def admit(self, name: str) -> None:
+        """Raise where this gateway may not ask: `NotFound` if nobody knows it, `Unauthorized` in quarantine."""
+        self._known(name)
+        if refused := self.refusal(name, silent=False):
+            raise Unauthorized(refused, hint=f"`checkrein openclaw release {name}` opens it again", forbidden=True)
+
     def decided(self, name: str, call: Call, made: Decision) -> None:
-        """The plugin asked about this call."""
+        """The plugin asked about this call. What it was told holds for one execution."""
         gateway = self._known(name)
         told = Told(call.tool, made.outcome.runs, made.evaluation_id, made.trace_id)
         with self._lock:
-            _keep(gateway.decided, (call.run, call.call), told)
+            for kept in (gateway.decided, gateway.unreported):
+                _keep(kept, (call.run, call.call), told)
 
     def reported(self, name: str, run: str, call: str, *, status: str, duration_us: int) -> Future[tuple[Record, ...]]:
         """The plugin says what became of a call; raises `NotFound` for one that nobody decided lately."""
         with self._lock:
-            told = self._known(name).decided.get((run, call))
+            told = self._known(name).unreported.pop((run, call), None)
         if told is None:
             raise NotFound("no such tool call was decided lately", hint="report a call once, soon after it ended")
         return self._store.commit(Unit((records.reported(name, told, status=status, duration_us=duration_us),)))
@@ -141,7 +148,10 @@ class Gateways:
         if call.tool == WRAPPER:
             return
         with self._lock:
-            _keep(gateway.seen, (call.run, call.call), (call, self._clock.now_us()))
+            gone = _keep(gateway.seen, (call.run, call.call), (call, self._clock.now_us()))
+            for pushed_out, _ in gone:
+                if gateway.take(pushed_out) is None:
+                    gateway.ungoverned(pushed_out, "too many calls at once to wait for its decision", None)
 
     def ended(self, name: str, call: Call, *, ran: bool) -> None:
         """The witness sees a call end; `ran` is False when something stopped it."""
@@ -150,7 +160,7 @@ class Gateways:
             seen = gateway.seen.pop((call.run, call.call), None)
             if seen is None:
                 return
-            told = gateway.about(call)
+            told = gateway.take(call)
             if told is None and not ran:
                 return  # stopped by the gateway itself before anybody had to decide
             if ran and not (told and told.runs):
@@ -166,7 +176,7 @@ class Gateways:
         for name, gateway in self._gateways.items():
             with self._lock:
                 gateway.look(now_us)
-                found, governed = gateway.take()
+                found, governed = gateway.harvest()
             try:
                 self._write(name, gateway.terms, found, governed, now_us)
             except BaseException:
@@ -239,22 +249,29 @@ class _Gateway:
         self.witnessed = False
         #: why it is refused, before that is on disk
         self.closing = ""
+        #: by run and call: what the plugin was told and nobody has seen run, and what it has not reported yet
         self.decided: OrderedDict[tuple[str, str], Told] = OrderedDict()
+        self.unreported: OrderedDict[tuple[str, str], Told] = OrderedDict()
         self.seen: OrderedDict[tuple[str, str], tuple[Call, int]] = OrderedDict()
         self._found: list[_Found] = []
         self.governed = 0
 
-    def about(self, call: Call) -> Told | None:
-        """The decision of this call, or of the Tool Search call around it, if it was about this very tool."""
+    def key(self, call: Call) -> tuple[str, str] | None:
+        """Where the decision of this call stands, or of the Tool Search call around it, if it is about this tool."""
         inner = _INNER.fullmatch(call.call)
         ids = (call.call, inner[1]) if inner else (call.call,)
-        found = (self.decided.get((call.run, id)) for id in ids)
-        return next((told for told in found if told and told.tool == call.tool), None)
+        found = ((call.run, id) for id in ids if (call.run, id) in self.decided)
+        return next((key for key in found if self.decided[key].tool == call.tool), None)
+
+    def take(self, call: Call) -> Told | None:
+        """The decision of this call, for this once."""
+        key = self.key(call)
+        return self.decided.pop(key) if key else None
 
     def look(self, now_us: int) -> None:
         late_us = self.terms.witness_s * 1_000_000
         for key, (call, since_us) in list(self.seen.items()):
-            if late_us and now_us - since_us > late_us and self.about(call) is None:
+            if late_us and now_us - since_us > late_us and self.key(call) is None:
                 del self.seen[key]
                 self.ungoverned(call, "the plugin did not ask about it", None)
 
@@ -263,7 +280,7 @@ class _Gateway:
             self.closing = why
         self._found.append(_Found(call, why, told))
 
-    def take(self) -> tuple[list[_Found], int]:
+    def harvest(self) -> tuple[list[_Found], int]:
         """What was found and counted since the last time."""
         found, governed = self._found, self.governed
         self._found, self.governed = [], 0
@@ -323,8 +340,8 @@ def _draft(name: str, found: _Found) -> Draft:
     return msgspec.structs.replace(draft, trace_id=found.told.trace_id) if found.told else draft
 
 
-def _keep(kept: OrderedDict[tuple[str, str], Value], key: tuple[str, str], value: Value) -> None:
+def _keep(kept: OrderedDict[tuple[str, str], Value], key: tuple[str, str], value: Value) -> list[Value]:
+    """Keep the value, in the place of the oldest where there are too many; those that had to go."""
     kept[key] = value
     kept.move_to_end(key)
-    while len(kept) > MAX_CALLS:
-        kept.popitem(last=False)
+    return [kept.popitem(last=False)[1] for _ in range(len(kept) - MAX_CALLS)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -12,6 +12,7 @@ from checkrein.services.approvals import Approvals
 from checkrein.services.arms import Arms
 from checkrein.services.drift import Last, last
 from checkrein.services.outbox import Deliveries
+from checkrein.services.reconcile import Stand, stands
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -44,6 +45,8 @@ class Vitals(msgspec.Struct, frozen=True, kw_only=True):
     warnings: int
     bundle: str
     drift: Last | None = None
+    #: agent gateways, by name
+    gateways: Mapping[str, Stand] = {}
 
 
 def vitals(
@@ -73,6 +76,7 @@ def vitals(
         warnings=warnings,
         bundle=bundle,
         drift=last(store),
+        gateways=stands(store),
     )
 
 

@@ -137,9 +137,11 @@ class AuthZen:
 
     async def _evaluate(self, value: Mapping[str, object], call: _Call, once: Once | None) -> Mapping[str, object]:
         request = as_caller(Request.from_json(value), call.key)
-        told = openclaw.asked(request.context) if self._gateways else None
-        if told and self._gateways and (refused := self._gateways.refusal(told.gateway, silent=False)):
-            raise Unauthorized(refused, hint="`checkrein openclaw release` opens it again", forbidden=True)
+        # only an enforcement point is believed when it says that it asks for a gateway
+        believed = self._gateways and Permission.DECIDE in call.key.permissions
+        told = openclaw.asked(request.context) if believed else None
+        if told and self._gateways:
+            self._gateways.admit(told.gateway)
         made = await self._gateway.evaluate(
             request,
             caller=call.key.id,

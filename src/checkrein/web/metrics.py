@@ -143,6 +143,14 @@ def _vital(found: Vitals) -> Iterator[Metric]:
     if found.drift and found.drift.ran_us:
         reported.add_metric([], found.drift.ran_us / 1e6)
     yield reported
+    seen = GaugeMetricFamily("checkrein_gateway_observed_calls", "Tool calls a witness saw.", labels=("gateway",))
+    loose = GaugeMetricFamily("checkrein_gateway_ungoverned_calls", "Those nobody let run.", labels=("gateway",))
+    closed = GaugeMetricFamily("checkrein_gateway_quarantined", "1 while it gets nothing.", labels=("gateway",))
+    for name, stand in sorted(found.gateways.items()):
+        seen.add_metric((name,), stand.observed)
+        loose.add_metric((name,), stand.ungoverned)
+        closed.add_metric((name,), bool(stand.quarantined_us))
+    yield from (seen, loose, closed)
     waiting = GaugeMetricFamily("checkrein_webhook_waiting_records", "Records to be told.", labels=("webhook",))
     aside = GaugeMetricFamily("checkrein_webhook_put_aside_records", "Records it refused.", labels=("webhook",))
     failing = GaugeMetricFamily("checkrein_webhook_failing", "1 while it takes nothing.", labels=("webhook",))
