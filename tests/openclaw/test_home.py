@@ -52,7 +52,7 @@ def test_models_are_reached_through_checkrein_and_nowhere_else(folder: Folder) -
 
 def test_its_own_folder_is_closed_to_tools(folder: Folder) -> None:
     config = folder.configuration()
-    assert config["plugins"]["entries"]["checkrein"]["config"]["protect"] == [str(folder.root)]
+    assert config["plugins"]["entries"]["checkrein"]["config"]["protect"][0] == str(folder.root)
     assert "group:automation" in config["tools"]["deny"]
     assert config["tools"]["fs"] == {"workspaceOnly": True}
 

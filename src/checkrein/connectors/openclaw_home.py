@@ -25,6 +25,8 @@ MARKER = "checkrein.json"
 #: sections of `openclaw.json` that hold what `setup` writes and nothing else: another model provider or plugin, or
 #: another way in, would be a way around
 OURS = ("gateway", "models", "plugins")
+#: what tool calls may not name besides the gateway's folder: a shell in `workspace` finds it by these too
+PROTECTED = ("openclaw.json", "gateway.token", "OPENCLAW_CONFIG_PATH", "OPENCLAW_STATE_DIR")
 _SHIPPED = files("checkrein") / "integrations" / "openclaw" / "plugin"
 
 
@@ -184,7 +186,7 @@ def hardened(folder: Folder, home: Home, token: str, key: str) -> dict[str, obje
     entry = {
         "enabled": True,
         "hooks": {"timeouts": {"before_tool_call": 600_000}},
-        "config": {"url": home.url, "key": key, "gateway": home.gateway, "protect": [str(folder.root)]}
+        "config": {"url": home.url, "key": key, "gateway": home.gateway, "protect": [str(folder.root), *PROTECTED]}
         | ({"names": home.names} if home.names else {}),
     }
     return {

@@ -102,6 +102,7 @@ class Audit:
         |                      | finished well                          | `executed`              | `ok`              |
         |                      | finished otherwise                     | `failed` or `cancelled` | the type of error |
         |                      | the process died before the end        | `unknown`               |                   |
+        |                      | an agent gateway says how it ended     | as if it were recorded  | that it says so   |
         | allow                | whoever asked runs it                  | `allowed`               | the reasons       |
         | allow_with_redaction | the same, with duties                  | `redacted`              | the reasons       |
 
@@ -159,12 +160,22 @@ class Audit:
         return "pending", f"waits for {approvers}" if approvers else ""
 
 
+#: what a gateway says of a call that it ran itself
+_REPORTED = {
+    "ok": ("executed", "ok, the gateway says"),
+    "failed": ("failed", "the gateway says"),
+    "blocked": ("cancelled", "blocked in the gateway"),
+}
+
+
 def _execution(last: Record | None, decided: Mapping[str, object]) -> tuple[str, str]:
     if last is None:
         outcome = _member(decided, "decision").get("outcome")
         return "allowed" if outcome == "allow" else "redacted", _reasons(decided)
     if last.kind == "execution.started":
         return "running", ""
+    if last.kind == "execution.reported":
+        return _REPORTED.get(str(last.body.get("status")), ("unknown", "what was reported says nothing"))
     if last.kind != "execution.finished":
         return "unknown", "its end was never recorded"
     body = last.body

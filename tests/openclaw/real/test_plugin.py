@@ -90,8 +90,9 @@ def test_a_call_through_tool_search_is_decided_as_the_real_tool_and_counts_once(
     assert len(stage.records("execution.reported", after=before)) == 1
 
 
-def test_its_own_configuration_is_closed_to_tools(stage: Any) -> None:
-    said = stage.run(f"cat {stage.folder.config}")
+@pytest.mark.parametrize("file", ["{folder}/openclaw.json", "../gateway.token", "$OPENCLAW_CONFIG_PATH"])
+def test_its_own_configuration_is_closed_to_tools(stage: Any, file: str) -> None:
+    said = stage.run(f"cat {file.format(folder=stage.folder.root)}")
     assert "not for tools" in said
     assert stage.folder.token() not in said
 

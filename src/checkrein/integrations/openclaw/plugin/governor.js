@@ -155,7 +155,7 @@ function keyOf(event, ctx) {
   return canonical([event.runId ?? ctx.runId ?? "", ctx.sessionKey ?? "", event.toolCallId ?? ctx.toolCallId ?? ""]);
 }
 
-const print = (call) => `${call.name} ${canonical(call.input)}`;
+const print = (call) => `${call.tool} ${canonical(call.input)}`;
 
 const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 
