@@ -103,6 +103,7 @@ def serve(
     \b
     Routes, each needs a key (checkrein keys create):
       POST /v1/chat/completions, /v1/responses and /v1/embeddings, GET /v1/models
+      POST /tools/invoke, of an OpenClaw Gateway
       POST /access/v1/evaluation, /access/v1/evaluations and /access/v1/requests
       GET  /api/v1/approvals, /approvals/ID, /approvals/events
       POST /api/v1/approvals/ID/vote; a page to vote on: /approvals/ID

@@ -6,6 +6,8 @@
 `responses`, `events` the same for `/v1/responses`
 `stream`, `texts` what is the same for all streams: calls are held until they are decided, words go on redacted
 `sse`     server-sent events as they arrive
+`openclaw` what OpenClaw's plugin tells and its events say; `openclaw_runtime` installs it, `openclaw_home` hardens it,
+          `openclaw_process` runs it, `openclaw_observer` watches it
 `python`  `@governed` for functions
 `http`    the `Upstream` port over aiohttp; `addresses` says where a name may lead
 `answerers` what answers golden cases: models, functions, commands

@@ -6,6 +6,7 @@
 `model`     the deterministic model: a fake at the edge of the world, and it says so
 `tools`     four sandboxed tools: send_email, transfer_funds, shell, read_file
 `scenario`  the requests, sent one by one, and what really happened
+`openclaw`  the same through a real OpenClaw Gateway, with `mcp` for the tools and `endpoint` for the model
 `show`      the live table, the verified ledger, what to try next
 
 The outcomes come from the governance folder, never from here. Start with `scenario`.

@@ -12,6 +12,8 @@
 `approvals` `/api/v1/approvals`: what waits for people, its end, votes, events
 `pages`    `/approvals/ID` for people with a browser
 `admin`    `/api/v1/audit`
+`openclaw` `/api/v1/openclaw`: what an OpenClaw plugin calls beside AuthZEN
+`invoke`   `/tools/invoke`: single tools of an OpenClaw Gateway
 `control`  `/api/v1/kill`, `/revive`, `/killed`
 `headers`  what a body is declared as, and its `Idempotency-Key`
 `trace`    the trace of a request
