@@ -428,7 +428,7 @@ def test_an_alarm_fits_a_record_whatever_actions_are_called(system: System):
 
 
 def test_a_server_compares_by_itself(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("checkrein.compose.DRIFT_EVERY_S", 0.01)
+    monkeypatch.setattr("checkrein.compose.system.DRIFT_EVERY_S", 0.01)
     (folder / "golden").mkdir()
     (folder / "golden/a.jsonl").write_text('{"prompt": "hello"}')
     system = open_system(folder, flags={"drift.every": "1s"})

@@ -93,7 +93,7 @@ def report(
         reader = drift.Reader(opened.payloads, person) if decrypt else None
         found = opened.compared(cases, environment, since=since, reader=reader)
         if suggest:
-            pdp = production_pdp(opened, opened.pdp.bundle, environment)
+            pdp = production_pdp(opened.config, opened.pdp.bundle, environment)
             _suggest(opened, found, pdp, suggest, person if decrypt else "")
     if output is Output.JSON:
         print_json(msgspec.to_builtins(found.report) | {"told": found.report.told})

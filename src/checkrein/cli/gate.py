@@ -124,8 +124,8 @@ def _policies(
     from checkrein.services.reload import read_bundle
 
     bundle = read_bundle(proved_files(folder))
-    stable = _decider(production_pdp(opened, opened.pdp.bundle, environment))
-    candidate = _decider(production_pdp(opened, bundle, environment))
+    stable = _decider(production_pdp(opened.config, opened.pdp.bundle, environment))
+    candidate = _decider(production_pdp(opened.config, bundle, environment))
     answers, checks = gates.policy_checks(cases, stable, candidate)
     limits = opened.config.gate
     checks.append(gates.drift_check(opened.compared(cases, environment).report, limits.on_drift))
@@ -181,7 +181,7 @@ def _agents(
     finally:
         run.close()
     say(f"the answers stand in {path}")
-    pdp = production_pdp(opened, opened.pdp.bundle, environment)
+    pdp = production_pdp(opened.config, opened.pdp.bundle, environment)
     asked = [case for case in cases if case.messages]
     more: list[Check] = [gates.governance(cases, _decider(pdp))]
     if asked:
