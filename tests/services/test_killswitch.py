@@ -7,11 +7,13 @@ import contextlib
 import subprocess
 import sys
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
 from checkrein.compose import System, SystemClock, open_system
+from checkrein.ledger import Record
 from checkrein.model import (
     Action,
     ApprovalRequired,
@@ -256,6 +258,33 @@ async def test_what_runs_is_cut_and_recorded_as_killed_while_others_go_on(system
 
 
 _ENDS = RecordQuery(kinds=("execution.finished",))
+
+
+async def test_a_denial_that_takes_long_to_record_is_still_told_as_one(system: System, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "EVERY_S", 0.001)
+    kill(system, "tool", "read_file")
+    commit, looked = system.store.commit, threading.Event()
+    killed = system.killswitch.killed
+
+    def slowly(unit: Unit) -> Future[tuple[Record, ...]]:
+        written: Future[tuple[Record, ...]] = Future()
+        threading.Thread(target=lambda: (looked.wait(10), written.set_result(commit(unit).result()))).start()
+        return written
+
+    def seen() -> tuple[module.Switch, ...]:
+        seen_by.append(len(seen_by))
+        if len(seen_by) > 5:
+            looked.set()
+        return killed()
+
+    async with system.gateway.action(PROMPT, caller="key_1"):  # somebody else runs, so it is looked again and again
+        seen_by: list[int] = []
+        monkeypatch.setattr(system.killswitch, "killed", seen)
+        monkeypatch.setattr(system.store, "commit", slowly)
+        with pytest.raises(Denied):
+            async with system.gateway.action(READ, caller="key_1"):
+                pytest.fail("it ran")
+        monkeypatch.undo()
 
 
 async def test_a_caller_that_leaves_is_cancelled_and_not_killed(system: System):

@@ -51,11 +51,15 @@ class Target(msgspec.Struct, frozen=True):
     @property
     def folded(self) -> Target:
         """The same for all spellings of a name."""
-        return Target(self.what, self.name.strip().casefold())
+        return Target(self.what, _fold(self.name))
 
     def fits(self, one: Target) -> bool:
         """Whether this, which may be a pattern, means that one. Both are `folded`."""
         return self.what is one.what and (self.name == one.name or fnmatchcase(one.name, self.name))
+
+
+def _fold(name: str) -> str:
+    return name.strip().casefold()
 
 
 _EVERYTHING = Target(What.EVERYTHING)
@@ -64,11 +68,7 @@ _EVERYTHING = Target(What.EVERYTHING)
 def targets(request: Request, caller: str) -> tuple[Target, ...]:
     """Everything that this action is an action of, folded. `caller` is the key that asked."""
     subject = request.subject
-    found = [_EVERYTHING, Target(What.KEY, caller).folded, Target(What.SUBJECT, subject.id).folded]
-    agents = {request.agent_id, subject.id if subject.type == "agent" else ""}
-    found += [Target(What.AGENT, name).folded for name in sorted(agents - {""})]
-    if request.is_prompt:
-        found.append(Target(What.MODEL, request.resource.id).folded)
-    else:
-        found.append(Target(What.TOOL, request.action.name).folded)
-    return tuple(found)
+    agents = {request.agent_id, subject.id if subject.type == "agent" else ""} - {""}
+    did = (What.MODEL, request.resource.id) if request.is_prompt else (What.TOOL, request.action.name)
+    named = [(What.KEY, caller), (What.SUBJECT, subject.id), *((What.AGENT, name) for name in sorted(agents)), did]
+    return (_EVERYTHING, *[Target(what, _fold(name)) for what, name in named])

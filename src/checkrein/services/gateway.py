@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from time import monotonic, perf_counter_ns
 
@@ -42,7 +42,7 @@ from checkrein.services import grants, records
 from checkrein.services.approvals import Approvals, save
 from checkrein.services.governed import Asking, Governed, decision_of
 from checkrein.services.idempotency import Idempotency, Once, Replay
-from checkrein.services.killswitch import KillSwitch, Running
+from checkrein.services.killswitch import KillSwitch, Running, barring
 from checkrein.services.limits import Exceeded, Limits, settled
 from checkrein.services.live import Live
 from checkrein.services.payloads import Sealer
@@ -116,19 +116,10 @@ class Gateway:
 
         Raises `Denied`, `ApprovalRequired` or `StoreUnavailable` instead of entering; with an idempotency key also
         `Replay` and `IdempotencyConflict`. An exception inside, or a cancellation, is recorded as the end and goes on.
-        Whenever the kill switch is thrown for it, it is cancelled and raises `Killed`.
+        When the kill switch is thrown for it while it runs, it is cancelled and raises `Killed`.
         """
-        running = self._running.enter(self._pdp.resolve(request).request, caller)
-        try:
-            governed = await self._entered(request, caller, trace_id, once, part, hold, wish)
-        except asyncio.CancelledError:
-            running.leave()
-            if killed := running.caught():
-                raise killed from None
-            raise
-        except BaseException:
-            running.leave()
-            raise
+        governed = await self._entered(request, caller, trace_id, once, part, hold, wish)
+        running = self._running.enter(governed.request, caller)
         try:
             yield governed
         except asyncio.CancelledError:
@@ -185,7 +176,7 @@ class Gateway:
 
     def consider(self, request: Request, governed: Governed) -> Decision:
         """Decide about what `governed` answers. What people approved for the prompt holds for its answer."""
-        asked = Asked(request, usage=self._usage(targets(governed.request, governed.caller)))
+        asked = Asked(request, usage=self._usage(lambda: targets(governed.request, governed.caller)))
         return self._pdp.decide(asked, trace_id=governed.decision.trace_id, discharged=governed.machine.approval)
 
     async def note(
@@ -351,7 +342,8 @@ class Gateway:
         command = machine.handle(flow.Submitted())
         while isinstance(command, flow.Decide | flow.Record):
             if isinstance(command, flow.Decide):
-                switch = self._killswitch.barring(asking.targets)
+                killed = self._killswitch.killed()
+                switch = barring(killed, asking.targets) if killed else None
                 asking.barred = switch.barred() if switch else asking.exceeded
                 if claim and not switch:  # what is killed gets no answer of before either
                     claim.look()
@@ -383,7 +375,7 @@ class Gateway:
         begun = perf_counter_ns()
         asked = asking.asked = _as_agreed(asking.sent, command.discharged)
         now_us = asking.now_us = self._clock.now_us()
-        weighed = msgspec.structs.replace(asked, usage=self._usage(asking.targets))
+        weighed = msgspec.structs.replace(asked, usage=self._usage(lambda: asking.targets))
         if asking.barred:
             decision = self._pdp.refuse(weighed, asking.barred, trace_id=asking.trace_id, now_us=now_us)
         else:
@@ -414,9 +406,9 @@ class Gateway:
         grant = None if command.discharged else self._grants.find(asked.request, decision, now_us)
         return flow.Decided(decision=decision, now_us=now_us, match=match, fresh=fresh, grant=grant)
 
-    def _usage(self, those: tuple[Target, ...]) -> Usage:
+    def _usage(self, those: Callable[[], tuple[Target, ...]]) -> Usage:
         """What those who act have used; it is not looked up for policies that do not ask for it."""
-        return self._limits.usage(those) if self._pdp.asks_usage else Usage()
+        return self._limits.usage(those()) if self._pdp.asks_usage else Usage()
 
     def _standing(self, request: Request, decision: Decision, *, tried: bool) -> Approval | None:
         """The live approval of this action, or the one it was edited into; `tried` if an approved one did not do."""
@@ -467,9 +459,10 @@ class Gateway:
                     return flow.Refused()
             saves.append(asking.claim.taken(made, payload.subject, now_us, answer=answer.id if answer else ""))
         moves: tuple[Move, ...] = ()
-        if made.outcome.runs and asking.metered:
+        every = self._pdp.asks_usage
+        if made.outcome.runs and asking.metered and (every or self._limits.quotas):
             moves, asking.reservation = self._limits.reserve(
-                asking.targets, asking.wish, now_us, runs=machine.mode is flow.Mode.RUN, every=self._pdp.asks_usage
+                asking.targets, asking.wish, now_us, runs=machine.mode is flow.Mode.RUN, every=every
             )
         drafts: list[Draft] = []
         for kind in command.kinds:

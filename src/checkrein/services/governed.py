@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from time import perf_counter_ns
 
 from checkrein.decide.redact import Placeholders
@@ -10,7 +11,7 @@ from checkrein.flow.grant import Discharge
 from checkrein.flow.quota import Amount, Reservation
 from checkrein.model import Decision, Outcome, Request
 from checkrein.model.json import JsonObject
-from checkrein.model.target import targets
+from checkrein.model.target import Target, targets
 from checkrein.services.idempotency import Claim
 from checkrein.services.payloads import MAX_ANSWER_BYTES, MAX_RESULT_BYTES
 from checkrein.services.pdp import Asked, Barred
@@ -104,7 +105,6 @@ class Asking:
         self.machine = machine
         #: as it came in, and as it is decided and run: with the arguments that people edited it into
         self.sent = self.asked = asked
-        self.targets = targets(asked.request, caller)
         self.caller = caller
         self.trace_id = trace_id
         self.claim = claim
@@ -124,6 +124,11 @@ class Asking:
         self.clean: Request = asked.request
         self.counts: dict[str, int] = {}
         self.placeholders = Placeholders()
+
+    @cached_property
+    def targets(self) -> tuple[Target, ...]:
+        """What switches and limits may be about."""
+        return targets(self.sent.request, self.caller)
 
     def governed(self) -> Governed:
         governed = Governed(self.clean, decision_of(self.machine), self.machine)

@@ -184,7 +184,8 @@ class Running:
         self._blind_since: float | None = None
 
     def enter(self, request: Request, caller: str) -> Cuttable:
-        """The task that runs now may be cut until `leave`. Enter before it is asked whether it is killed."""
+        """The task that runs now may be cut until `leave`. What was killed since it was let through is seen at the
+        next look, which asks what is killed and not what changed."""
         loop = asyncio.get_running_loop()
         one = Cuttable(request, caller, self._leave)
         self._open.setdefault(loop, set()).add(one)

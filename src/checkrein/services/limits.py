@@ -74,7 +74,7 @@ class Limits:
     def __init__(self, store: Store, clock: Clock, quotas: Mapping[Target, Quota]) -> None:
         self._store = store
         self._clock = clock
-        self._quotas = {target.folded: quota for target, quota in quotas.items()}
+        self.quotas = {target.folded: quota for target, quota in quotas.items()}
         self._known: dict[Target, Quota | None] = {}
 
     def quota(self, target: Target) -> Quota | None:
@@ -83,9 +83,9 @@ class Limits:
             return self._known[target]
         if len(self._known) >= _REMEMBERED:
             self._known.clear()
-        fitting = [given for given in self._quotas if given.fits(target)]
+        fitting = [given for given in self.quotas if given.fits(target)]
         best = max(fitting, key=lambda given: (given == target, len(given.name)), default=None)
-        found = self._known[target] = self._quotas[best] if best else None
+        found = self._known[target] = self.quotas[best] if best else None
         return found
 
     def reserve(
@@ -97,7 +97,7 @@ class Limits:
         see.
         """
         moves: list[Move] = []
-        for target in those if self._quotas or every else ():
+        for target in those:
             quota = self.quota(target)
             if quota is not None or (every and target.what in SEEN):
                 moves.append(Move(ROOM, str(target), _reserving(target, quota or Quota(), wish, now_us, runs=runs)))
@@ -118,7 +118,7 @@ class Limits:
     def lines(self, wanted: Callable[[Target], bool] = lambda target: True) -> Iterator[Line]:
         """Every account that is wanted, by kind and name, then every limit for one name that used nothing yet."""
         now_us, after = self._clock.now_us(), ""
-        idle = {target for target in self._quotas if "*" not in target.name and wanted(target)}
+        idle = {target for target in self.quotas if "*" not in target.name and wanted(target)}
         while rows := self._store.rows(ROOM, after=after, limit=_PAGE):
             for row in rows:
                 what, _, name = row.id.partition(":")
