@@ -287,6 +287,19 @@ async def test_a_denial_that_takes_long_to_record_is_still_told_as_one(system: S
         monkeypatch.undo()
 
 
+async def test_an_action_inside_another_is_cut_with_it_and_the_task_goes_on_afterwards(system: System):
+    with pytest.raises(Killed):
+        prompt, read = (system.gateway.action(request, caller="key_1") for request in (PROMPT, READ))
+        async with asyncio.timeout(20), prompt, read:
+            await asyncio.to_thread(kill, system, "agent", "bot")
+            await asyncio.Event().wait()
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    await asyncio.sleep(0)
+    assert [end.body["error"] for end in system.store.records(_ENDS)] == ["killed", "killed"]
+
+
 async def test_a_caller_that_leaves_is_cancelled_and_not_killed(system: System):
     running = asyncio.Event()
 

@@ -123,10 +123,9 @@ class Gateway:
         try:
             yield governed
         except asyncio.CancelledError:
-            killed = running.caught()
-            detail = {"switch": killed.switch} if killed else None
-            governed.ended("cancelled", error="killed" if killed else "cancelled", detail=detail)
-            if killed:
+            detail = {"switch": running.by.id} if running.by else None
+            governed.ended("cancelled", error="killed" if detail else "cancelled", detail=detail)
+            if killed := running.caught():
                 raise killed from None
             raise
         except BaseException as error:

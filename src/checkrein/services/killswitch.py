@@ -12,6 +12,7 @@ import asyncio
 import logging
 import shlex
 from collections.abc import Callable
+from weakref import WeakSet
 
 import msgspec
 
@@ -180,7 +181,8 @@ class Running:
     def __init__(self, switch: KillSwitch) -> None:
         self._switch = switch
         self._open: dict[asyncio.AbstractEventLoop, set[Cuttable]] = {}
-        self._looking: set[asyncio.AbstractEventLoop] = set()
+        #: weakly: a loop that was closed is not kept
+        self._looking: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
         self._blind_since: float | None = None
 
     def enter(self, request: Request, caller: str) -> Cuttable:
@@ -237,15 +239,16 @@ class Cuttable:
         self._task = task
         self._cancelling = task.cancelling()
         self._leave = leave
-        self._by: Switch | None = None
+        #: what it was cut by
+        self.by: Switch | None = None
 
     @property
     def targets(self) -> tuple[Target, ...]:
         return targets(self._request, self._caller)
 
     def cut(self, switch: Switch) -> None:
-        if self._by is None:
-            self._by = switch
+        if self.by is None:
+            self.by = switch
             self._task.cancel()
 
     def leave(self) -> None:
@@ -257,10 +260,10 @@ class Cuttable:
 
         As `asyncio.timeout` does it.
         """
-        if self._by is None or self._task.uncancel() > self._cancelling:
+        if self.by is None or self._task.uncancel() > self._cancelling:
             return None
         return Killed(
-            f"`{self._by.target}` was killed while this ran: {self._by.reason}",
-            switch=self._by.id,
+            f"`{self.by.target}` was killed while this ran: {self.by.reason}",
+            switch=self.by.id,
             hint="`checkrein killed` shows what is killed",
         )
