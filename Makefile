@@ -35,7 +35,7 @@ fmt: $(DEV) ## format and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(DEV) $(RIVALS) ## measure: decision latency, proxy CPU a request
+bench: $(DEV) $(RIVALS) ## measure: decision latency, CPU of a governed request, and others beside it
 	@$(BIN)/python -m benchmarks
 
 docs: $(DEV) ## draw the state diagrams and the export tables from the code's tables

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...] [--million]`; the names are the keys of `ALL`."""
+"""`python -m benchmarks [NAME ...] [--million] [--rivals]`; the names are the keys of `ALL`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import platform
 import sys
 from os import cpu_count
 
-from benchmarks import approvals, decision, drift, ledger, openclaw, policy, proxy, redaction, rollout
+from benchmarks import approvals, decision, drift, gateway, ledger, openclaw, policy, redaction, rollout
 
 ALL = {
     "decision": decision.main,
     "policy": policy.main,
-    "proxy": proxy.main,
+    "gateway": gateway.main,
     "ledger": ledger.main,
     "rollout": rollout.main,
     "approvals": approvals.main,
@@ -22,7 +22,7 @@ ALL = {
 
 
 def main() -> int:
-    chosen = [name for name in sys.argv[1:] if not name.startswith("--")] or list(ALL)
+    chosen = [name for name in sys.argv[1:] if name in ALL or not name.startswith("--")] or list(ALL)
     unknown = [name for name in chosen if name not in ALL]
     if unknown:
         print(f"no benchmark `{unknown[0]}`; choose from {', '.join(ALL)}", file=sys.stderr)

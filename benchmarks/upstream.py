@@ -1,4 +1,4 @@
-"""A model that answers at once with one kilobyte: a fake at the edge, for measuring what stands before it."""
+"""A model that answers at once, one kilobyte or 20 chunks: a fake at the edge, for measuring what is between."""
 
 from __future__ import annotations
 
@@ -8,22 +8,53 @@ import sys
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+CHUNKS = 20
+_ABOUT = {"id": "chatcmpl-1", "created": 1, "model": "bench"}
 ANSWER = json.dumps(
     {
-        "id": "chatcmpl-1",
+        **_ABOUT,
         "object": "chat.completion",
-        "model": "bench",
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": "x" * 850}, "finish_reason": "stop"}],
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Here are some words of an answer. " * 25},
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 200, "completion_tokens": 200, "total_tokens": 400},
     }
 ).encode()
 HEADERS = [(b"content-type", b"application/json"), (b"content-length", str(len(ANSWER)).encode())]
 
 
+def _chunk(delta: dict[str, str], ended: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": ended}
+    return f"data: {json.dumps({**_ABOUT, 'object': 'chat.completion.chunk', 'choices': [choice]})}\n\n".encode()
+
+
+STREAM = [
+    _chunk({"role": "assistant", "content": ""}),
+    *[_chunk({"content": "some words of an answer "})] * CHUNKS,
+    _chunk({}, "stop"),
+    b"data: [DONE]\n\n",
+]
+
+
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] != "http":
         return
-    while (await receive()).get("more_body"):
-        pass
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            break
+    if b'"stream": true' in body or b'"stream":true' in body:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        for part in STREAM:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        return
     await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
     await send({"type": "http.response.body", "body": ANSWER})
 

@@ -10,6 +10,7 @@ import datetime
 import math
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from functools import lru_cache
 
 import msgspec
 
@@ -159,7 +160,8 @@ def _usage(usage: Usage) -> dict[str, object]:
     return {**_used(usage.subject), "agent": _used(usage.agent), "key": _used(usage.key)}
 
 
-def _used(used: Used) -> dict[str, object]:
+@lru_cache(maxsize=1024)
+def _used(used: Used) -> Mapping[str, object]:
     """An account in Cedar's numbers; money is rounded up to the four places that there are."""
     return {
         name: _decimal(Decimal(-(-value * 10_000 // NANO)) / 10_000) if USED[name] == "decimal" else value

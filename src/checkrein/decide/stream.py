@@ -71,13 +71,20 @@ class Stream:
     """Redacts a text that comes in pieces: `feed` and `finish` return what may leave.
 
     Held back is the end of the text as long as it may be inside a span: a word, a number with a little of what
-    follows, at most `scan.LIMIT` characters. Whoever gives up in the middle drops what is held.
+    follows, at most `scan.LIMIT` characters. Whoever gives up in the middle drops what is held. Where nothing is found
+    in the first of the `passes`, nothing is found in any: one is enough for a text that is only looked at.
     """
 
     def __init__(
-        self, detectors: Detectors, classes: tuple[str, ...], placeholders: Placeholders, *, field: str = ""
+        self,
+        detectors: Detectors,
+        classes: tuple[str, ...],
+        placeholders: Placeholders,
+        *,
+        field: str = "",
+        passes: int = _PASSES,
     ) -> None:
-        self._passes = Passes(detectors.ruleset(classes), _PASSES, context_of(field))
+        self._passes = Passes(detectors.ruleset(classes), passes, context_of(field))
         self._placeholders = placeholders
         #: tokens given before mean what they meant; a text that holds one of the later ones only looks like it
         self._mine: set[str] = set()

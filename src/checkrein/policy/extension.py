@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 import msgspec
 
@@ -29,15 +30,16 @@ class Decimal(msgspec.Struct, frozen=True):
 
     units: int
 
-    @classmethod
-    def parse(cls, text: str) -> Decimal:
+    @staticmethod
+    @lru_cache(maxsize=4096)
+    def parse(text: str) -> Decimal:
         match = _DECIMAL.fullmatch(text)
         if match is None:
             raise EvaluationError("not a decimal: write it like `12.50`")
         if len(match[3]) > 4:
             raise EvaluationError("a decimal has at most four digits after the point")
         units = int(match[2]) * 10_000 + int(match[3].ljust(4, "0"))
-        return cls(within(-units if match[1] else units))
+        return Decimal(within(-units if match[1] else units))
 
     def __str__(self) -> str:
         whole, part = divmod(abs(self.units), 10_000)

@@ -105,7 +105,7 @@ class Voice:
         self._held = ""
         self._seen = Placeholders()
         self._looks = speech.taken is None
-        self._stream = Stream(BUILT_IN, EVERYTHING, self._seen) if self._looks else self._redacting()
+        self._stream = Stream(BUILT_IN, EVERYTHING, self._seen, passes=1) if self._looks else self._redacting()
 
     def feed(self, text: str) -> str:
         self._speech.chars += len(text)

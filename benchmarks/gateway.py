@@ -1,0 +1,104 @@
+"""The gateway beside others, in one run: CPU a request, what it adds to the wait, memory; JSON and 20-chunk streams.
+
+Only Checkrein decides, redacts and records durably; the others forward. CPU is user and system time of the process and
+its children, divided by their answers; waits on a shared machine are noisy. Each server is pinned to one core, the
+upstream and the callers to another, where there are two. `--rivals` adds LiteLLM and Portkey, `--only NAME` takes one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import statistics
+import sys
+import time
+
+import aiohttp
+
+from benchmarks.contenders import Contender, Start, chosen
+from benchmarks.processes import cpu_seconds, free_port, rss_mb, running, tree
+
+CALLERS = {1: 400, 16: 3200, 64: 6400}
+PROMPT = {
+    "model": "bench",
+    "messages": [
+        {"role": "system", "content": "You help the finance team. " * 16},
+        {"role": "user", "content": "Draft a note that asks for confirmation of the Q1 cloud budget. " * 6},
+    ],
+}
+BODIES = {"json": json.dumps(PROMPT).encode(), "sse": json.dumps({**PROMPT, "stream": True}).encode()}
+#: a stream is some twenty answers
+SHARE = {"json": 1.0, "sse": 0.25}
+WIDTHS = (10, 6, 8, 9, 9, 11, 8, 8, 8)
+#: what the wait is compared with, by kind and number of callers
+Waits = dict[tuple[str, int], tuple[float, float]]
+
+
+def main() -> None:
+    rivals, only = "--rivals" in sys.argv, _only()
+    port = free_port()
+    cores = sorted(os.sched_getaffinity(0))
+    with running([sys.executable, "-m", "benchmarks.upstream", str(port)], port) as upstream:
+        _pin(upstream, cores[-1])
+        waits: Waits = {}
+        print(
+            f"{'':>10}{'':>6}{'callers':>8}{'answers':>9}{'CPU ms':>9}{'added p50':>11}{'p99':>8}{'/s':>8}{'RSS MB':>8}"
+        )
+        for name, start in chosen(rivals=rivals):
+            if name in ("direct", *only) or not only:
+                _measure(start, port, cores, waits)
+
+
+def _only() -> list[str]:
+    given = sys.argv[1:]
+    return [given[place + 1] for place, name in enumerate(given[:-1]) if name == "--only"]
+
+
+def _measure(start: Start, upstream: int, cores: list[int], waits: Waits) -> None:
+    with start(upstream) as contender:
+        if contender.pid:
+            _pin(contender.pid, cores[0])
+        for kind in BODIES:
+            for callers, full in CALLERS.items():
+                count = max(int(full * contender.share * SHARE[kind]), 20)
+                asyncio.run(_load(contender, kind, callers, max(count // 10, callers)))
+                before = cpu_seconds(contender.pid) if contender.pid else 0.0
+                taken, wall = asyncio.run(_load(contender, kind, callers, count))
+                cpu_ms = (cpu_seconds(contender.pid) - before) * 1000 / count if contender.pid else 0.0
+                taken.sort()
+                wait = (statistics.median(taken), taken[int(count * 0.99)])
+                p50, p99 = waits.setdefault((kind, callers), wait)
+                rss = rss_mb(contender.pid) if contender.pid else 0.0
+                print(
+                    f"{contender.name:>10}{kind:>6}{callers:>8}{count:>9}{cpu_ms:>9.3f}{wait[0] - p50:>11.2f}"
+                    f"{wait[1] - p99:>8.2f}{count / wall:>8.0f}{rss:>8.0f}",
+                    flush=True,
+                )
+
+
+async def _load(contender: Contender, kind: str, callers: int, count: int) -> tuple[list[float], float]:
+    """Milliseconds of each request, and the wall time in seconds. Every answer must be whole."""
+    taken: list[float] = []
+    left = iter(range(count))
+    headers = {**contender.headers, "content-type": "application/json"}
+    connector = aiohttp.TCPConnector(limit=callers)
+    async with aiohttp.ClientSession(contender.url, connector=connector, headers=headers) as session:
+
+        async def caller() -> None:
+            for _ in left:
+                begun = time.perf_counter()
+                async with session.post("/v1/chat/completions", data=BODIES[kind]) as reply:
+                    said = await reply.read()
+                    if reply.status != 200 or (kind == "sse" and b"[DONE]" not in said):
+                        raise RuntimeError(f"status {reply.status}: {said[-300:]!r}")
+                taken.append((time.perf_counter() - begun) * 1000)
+
+        begun = time.perf_counter()
+        await asyncio.gather(*(caller() for _ in range(callers)))
+        return taken, time.perf_counter() - begun
+
+
+def _pin(pid: int, core: int) -> None:
+    for one in tree(pid):
+        os.sched_setaffinity(one, {core})
