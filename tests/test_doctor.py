@@ -118,6 +118,13 @@ def test_a_role_that_nobody_or_too_few_hold_is_a_warning(folder: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(("people", "held"), [("", "nobody"), ('[people.dora]\nroles = ["commander"]\n', "1")])
+def test_a_glass_that_nobody_could_break_or_sign_for_is_a_warning(folder: Path, people: str, held: str) -> None:
+    config = folder / "checkrein.toml"
+    config.write_text(f'approvals.break_glass = "commander"\n{config.read_text()}\n{people}')
+    assert told(folder, "approvers") == [("warn", f"`approvals.break_glass` is `commander`; {held} holds the role")]
+
+
 def test_an_escalation_to_nobody_is_a_warning_until_a_list_names_somebody(folder: Path) -> None:
     policies = folder / "policies/main.cedar"
     policies.write_text(policies.read_text().replace('@expires("1h")', '@expires("1h") @escalate("30m: oncall")'))

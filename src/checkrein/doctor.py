@@ -141,6 +141,12 @@ class _Doctor:
         if self.loaded is None or self._bundle is None:
             return
         people = self.loaded.config.directory()
+        role = self.loaded.config.approvals.break_glass
+        if role and len(people.holders(role)) < 2:
+            found = f"`approvals.break_glass` is `{role}`; {len(people.holders(role)) or 'nobody'} holds the role"
+            yield Finding(
+                "warn", "approvers", found, "give it to two people at least: one may have to sign for the other"
+            )
         for policy in self._bundle.policies.policies:
             for step in policy.requirement.escalation if policy.requirement else ():
                 if not people.holders(step.role):
