@@ -5,34 +5,29 @@ All need a key that may `decide`; the list of gateways needs one that may `audit
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from checkrein.connectors import openclaw
-from checkrein.flow.approval import State
 from checkrein.model import BadRequest, Permission
-from checkrein.services.approvals import Approvals
 from checkrein.services.reconcile import Gateways
+from checkrein.services.waiting import Drain, Waiting
 from checkrein.services.writes import landed
 from checkrein.web import body
 from checkrein.web.guard import allow
 from checkrein.web.headers import require_json
 
 ROOT = "/api/v1/openclaw"
-#: how long one question about an approval may be held open, and how often it is looked at meanwhile
+#: how long one question about an approval may be held open
 MAX_WAIT_S = 30
-LOOK_EVERY_S = 0.1
 MAX_BODY_BYTES = 64 * 1024
 
 
 class OpenClaw:
-    def __init__(self, gateways: Gateways, approvals: Approvals, *, now_us: Callable[[], int]) -> None:
+    def __init__(self, gateways: Gateways, waiting: Waiting, drain: Drain) -> None:
         self._gateways = gateways
-        self._approvals = approvals
-        self._now_us = now_us
+        self._waiting = waiting
+        self._drain = drain
 
     async def heartbeat(self, http: HttpRequest) -> Response:
         """The plugin is there. The answer says whether its gateway is refused, and why."""
@@ -50,23 +45,13 @@ class OpenClaw:
         return JSONResponse({})
 
     async def approval(self, http: HttpRequest) -> Response:
-        """The state of an approval, at the latest after `wait` seconds, at once when it is no longer pending."""
+        """The state of an approval and no more, once people have settled it or after `wait` seconds as it is."""
         allow(http.scope, Permission.DECIDE)
         id, wait = http.query_params.get("id", ""), http.query_params.get("wait", "0")
         if not id.isprintable() or not wait.isascii() or not wait.isdigit() or len(wait) > 4:
             raise BadRequest("`id` or `wait` is not in form", hint="send `?id=apr_...&wait=20`, in seconds")
-        state = self._state(id)
-        for _ in range(int(min(int(wait), MAX_WAIT_S) / LOOK_EVERY_S)):
-            if state != State.PENDING:
-                break
-            await asyncio.sleep(LOOK_EVERY_S)
-            state = self._state(id)
-        return JSONResponse({"id": id, "state": state})
-
-    def _state(self, id: str) -> str:
-        approval = self._approvals.get(id)
-        late = approval.state is State.PENDING and self._now_us() >= approval.deadline_us
-        return "expired" if late else approval.state.value
+        approval = await self._waiting.settled(id, min(int(wait), MAX_WAIT_S), self._drain)
+        return JSONResponse({"id": id, "state": approval.state.value})
 
     async def gateways(self, http: HttpRequest) -> Response:
         """How every gateway stands: heard when, decided of observed, refused why."""

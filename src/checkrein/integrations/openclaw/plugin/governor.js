@@ -8,6 +8,7 @@ const UNAVAILABLE = "Checkrein cannot be reached, so nothing runs";
 const DEFAULTS = { protect: [], names: {}, decideMs: 5000, reviewMs: 540_000, heartbeatMs: 5000 };
 // how long one question about an approval is held open
 const WAIT_S = 20;
+const PAUSE_MS = 250;
 // calls that were let through and have not come back; more than this are forgotten, and then decided again
 const MAX_OPEN = 10_000;
 
@@ -93,6 +94,8 @@ export class Governor {
       const path = `/api/v1/openclaw/approval?${new URLSearchParams({ id, wait: String(wait) })}`;
       ({ state } = await this.call(path, null, wait * 1000 + this.config.decideMs, signal));
       if (state !== "pending" && state !== "approved") throw new Refusal(`approval ${id} is ${state}`);
+      // a Checkrein that is about to stop holds nothing
+      if (state === "pending") await pause(PAUSE_MS);
     }
     return this.evaluate(body, signal);
   }
@@ -156,6 +159,8 @@ function keyOf(event, ctx) {
 }
 
 const print = (call) => `${call.tool} ${canonical(call.input)}`;
+
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 
