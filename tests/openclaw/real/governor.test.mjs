@@ -112,11 +112,12 @@ for (const [name, answer] of Object.entries({
   });
 }
 
-test("a call that names the gateway's own folder is not even asked about", async () => {
-  const { governor, asked } = governed([decision("allow")]);
+test("a call that names the gateway's own folder is blocked, whatever policy says, and told about", async () => {
+  const { governor, asked } = governed([decision("allow"), {}]);
   const event = { ...EXEC, params: { command: "cat /srv/gateway/openclaw.json" } };
   assert.equal((await both(governor, event)).block, true);
-  assert.equal(asked.length, 0);
+  await governor.report({ ...event, result: { details: { status: "blocked" } } }, CTX);
+  assert.deepEqual(asked.map((one) => one.body.status), [undefined, "blocked"]);
 });
 
 test("a review is held until people answer, then asked again", async () => {

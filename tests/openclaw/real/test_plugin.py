@@ -17,6 +17,7 @@ def test_an_allowed_call_runs_and_is_reported(stage: Any) -> None:
     assert stage.run("echo hello-there") == "RESULT: hello-there"
     (decided,) = stage.tools(before)
     assert decided["decision"]["outcome"] == "allow"
+    stage.until(lambda: stage.records("execution.reported", after=before), "the report")
     (told,) = stage.records("execution.reported", after=before)
     assert (told["status"], told["evaluation_id"]) == ("ok", decided["decision"]["evaluation_id"])
 
@@ -87,13 +88,18 @@ def test_a_call_through_tool_search_is_decided_as_the_real_tool_and_counts_once(
     said = stage.say('CALL tool_call {"id": "session_status", "args": {}}')
     assert "OpenClaw" in said
     assert [one["action"]["name"] for one in stage.tools(before)] == ["session_status"]
+    stage.until(lambda: stage.records("execution.reported", after=before), "the report")
     assert len(stage.records("execution.reported", after=before)) == 1
 
 
 @pytest.mark.parametrize("file", ["{folder}/openclaw.json", "../gateway.token", "$OPENCLAW_CONFIG_PATH"])
 def test_its_own_configuration_is_closed_to_tools(stage: Any, file: str) -> None:
+    before = stage.size
     said = stage.run(f"cat {file.format(folder=stage.folder.root)}")
     assert "not for tools" in said
+    stage.until(lambda: stage.records("execution.reported", after=before), "the report")
+    (told,) = stage.records("execution.reported", after=before)
+    assert told["status"] == "blocked"
     assert stage.folder.token() not in said
 
 

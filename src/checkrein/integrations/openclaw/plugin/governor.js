@@ -63,16 +63,16 @@ export class Governor {
   }
 
   async ask(call, key, event, ctx) {
+    const id = event.toolCallId ?? ctx.toolCallId ?? "";
+    const body = request(call, id, event, ctx, this.config.gateway);
+    let answer = await this.evaluate(body, ctx.abortSignal);
+    this.keep(this.open, key, { call: id, run: body.context.openclaw.run });
     const text = canonical(call.input);
     if (this.config.protect.some((path) => text.includes(path))) {
       throw new Refusal("this gateway's own configuration and state are not for tools");
     }
-    const id = event.toolCallId ?? ctx.toolCallId ?? "";
-    const body = request(call, id, event, ctx, this.config.gateway);
-    let answer = await this.evaluate(body, ctx.abortSignal);
     if (answer.context.outcome === "require_review") answer = await this.review(answer, body, ctx.abortSignal);
     const { context } = answer;
-    this.keep(this.open, key, { call: id, run: body.context.openclaw.run });
     if (answer.decision !== true) throw new Refusal(said(context));
     if (context.outcome === "allow") return undefined;
     // a redaction is a rewrite of the arguments; Checkrein says what they become
