@@ -16,7 +16,7 @@ import re2
 
 from checkrein.decide.patterns import latin
 
-_COUNTED = 30
+_COUNTED = 4
 #: how far a loose pattern counts: each further number doubles what an automaton of many patterns has to remember
 _LOOSE = 2
 
