@@ -89,7 +89,7 @@ def application(system: System) -> Application:
             retry_after_s=parse_span(system.config.approvals.retry_after),
             public_url=server.public_url,
         ),
-        OpenClaw(system.gateways, system.approvals, now_us=system.clock.now_us),
+        OpenClaw(system.gateways, system.waiting, drain),
         Invoke(system.gateway, tools, max_body_bytes=server.max_body_bytes),
         Pages(
             routed,
