@@ -117,6 +117,15 @@ def test_arguments_that_are_json_within_a_text_are_read_as_json() -> None:
     assert json.loads(arguments["deep"]) == {"n": "<CARD_1>", "ok": [1, 2.5, None]}
 
 
+def test_a_value_with_quotes_is_put_back_into_json_within_a_text() -> None:
+    placeholders = Placeholders()
+    call = {"arguments": json.dumps({"first_name": 'Yu"suf \\', "n": 1, "to": EMAIL})}
+    said = redact_json(call, ALL, placeholders)
+    assert said == {"arguments": '{"first_name": "<PERSON_NAME_1>", "n": 1, "to": "<EMAIL_1>"}'}
+    assert restore_json(said, placeholders, ALL) == call
+    assert restore_json(said, placeholders, ("secret",)) is said
+
+
 def test_json_without_findings_keeps_its_bytes() -> None:
     call = {"arguments": '{ "b" : 1.10, "a":[ ] }'}
     assert clean(call) is call

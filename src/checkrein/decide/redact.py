@@ -136,7 +136,10 @@ class _Redaction:
         if len(parts) < 2:
             return items
         whole = "".join(parts.values())
-        spans = [*detect(whole, self._classes, detectors=detectors), *disguised(whole, self._classes, detectors)[0]]
+        hidden, opaque = disguised(whole, self._classes, detectors)
+        if opaque:
+            self._placeholders.counts[OPAQUE] += 1
+        spans = [*detect(whole, self._classes, detectors=detectors), *hidden]
         pieces = dict(parts)
         begin = len(whole)
         for place in reversed(parts):

@@ -1,18 +1,21 @@
 """Puts values back in the place of their placeholders, for a target that may see them.
 
 Only tokens that were given are replaced, each once: a value that looks like a token is not replaced again. What a
-target may see is said by classes, as in `redact`. Restore values, never the text of a JSON document: a value may
-hold quotes.
+target may see is said by classes, as in `redact`. JSON is restored as a value, also where it stands within a text: what
+is put back may hold quotes. A number that became text stays text.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from checkrein.decide.detect import TOKEN_TEXT, covers
 from checkrein.decide.detectors import ESCAPED, TOKEN, WITHHELD
 from checkrein.decide.partial import viable
 from checkrein.decide.stream import Placeholders
+from checkrein.model import BadRequest
+from checkrein.model.json import loads
 
 _BEGUN = viable((TOKEN.pattern,))
 
@@ -55,12 +58,12 @@ def restore_text(text: str, placeholders: Placeholders, classes: tuple[str, ...]
 
 
 def restore_json(value: object, placeholders: Placeholders, classes: tuple[str, ...]) -> object:
-    """A JSON value with the tokens restored, in strings at any depth and in member names.
+    """A JSON value with the tokens restored, in strings at any depth, in JSON within them, and in member names.
 
     Names that become equal keep both members. What holds no token is returned as it is.
     """
     if isinstance(value, str):
-        restored = restore_text(value, placeholders, classes)
+        restored = _restored(value, placeholders, classes) if "<" in value else value
         return value if restored == value else restored
     if isinstance(value, Mapping):
         members: dict[str, object] = {}
@@ -74,6 +77,17 @@ def restore_json(value: object, placeholders: Placeholders, classes: tuple[str, 
         items = [restore_json(item, placeholders, classes) for item in value]
         return value if all(new is old for new, old in zip(items, value, strict=True)) else items
     return value
+
+
+def _restored(text: str, placeholders: Placeholders, classes: tuple[str, ...]) -> str:
+    if text.lstrip()[:1] in ("{", "["):
+        try:
+            value = loads(text)
+        except BadRequest:
+            return restore_text(text, placeholders, classes)
+        restored = restore_json(value, placeholders, classes)
+        return text if restored is value else json.dumps(restored, ensure_ascii=False)
+    return restore_text(text, placeholders, classes)
 
 
 def _value(token: str, placeholders: Placeholders, classes: tuple[str, ...]) -> str | None:
