@@ -22,7 +22,7 @@ ALL = {
 
 
 def main() -> int:
-    chosen = [name for name in sys.argv[1:] if name in ALL or not name.startswith("--")] or list(ALL)
+    chosen = [name for name in sys.argv[1:] if not name.startswith("--")] or list(ALL)
     unknown = [name for name in chosen if name not in ALL]
     if unknown:
         print(f"no benchmark `{unknown[0]}`; choose from {', '.join(ALL)}", file=sys.stderr)

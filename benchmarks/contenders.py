@@ -21,7 +21,7 @@ from benchmarks.processes import free_port, running
 from checkrein.compose import open_system
 from checkrein.defaults import write
 
-LITELLM, PORTKEY = "litellm[proxy]==1.77.7", "@portkey-ai/gateway@1.15.2"
+LITELLM, PORTKEY = "litellm[proxy]==1.106.2", "@portkey-ai/gateway@1.15.2"
 HOME = Path(".venv")
 
 

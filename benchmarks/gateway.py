@@ -2,7 +2,7 @@
 
 Only Checkrein decides, redacts and records durably; the others forward. CPU is user and system time of the process and
 its children, divided by their answers; waits on a shared machine are noisy. Each server is pinned to one core, the
-upstream and the callers to another, where there are two. `--rivals` adds LiteLLM and Portkey, `--only NAME` takes one.
+upstream and the callers to another, where there are two. `--rivals` adds LiteLLM and Portkey, `--only=NAME` takes one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import statistics
 import sys
 import time
+from itertools import product
 
 import aiohttp
 
@@ -35,6 +36,10 @@ WIDTHS = (10, 6, 8, 9, 9, 11, 8, 8, 8)
 Waits = dict[tuple[str, int], tuple[float, float]]
 
 
+class Failed(Exception):
+    """A contender did not give a whole answer."""
+
+
 def main() -> None:
     rivals, only = "--rivals" in sys.argv, _only()
     port = free_port()
@@ -51,30 +56,35 @@ def main() -> None:
 
 
 def _only() -> list[str]:
-    given = sys.argv[1:]
-    return [given[place + 1] for place, name in enumerate(given[:-1]) if name == "--only"]
+    return [given.removeprefix("--only=") for given in sys.argv if given.startswith("--only=")]
 
 
 def _measure(start: Start, upstream: int, cores: list[int], waits: Waits) -> None:
     with start(upstream) as contender:
         if contender.pid:
             _pin(contender.pid, cores[0])
-        for kind in BODIES:
-            for callers, full in CALLERS.items():
-                count = max(int(full * contender.share * SHARE[kind]), 20)
-                asyncio.run(_load(contender, kind, callers, max(count // 10, callers)))
-                before = cpu_seconds(contender.pid) if contender.pid else 0.0
-                taken, wall = asyncio.run(_load(contender, kind, callers, count))
-                cpu_ms = (cpu_seconds(contender.pid) - before) * 1000 / count if contender.pid else 0.0
-                taken.sort()
-                wait = (statistics.median(taken), taken[int(count * 0.99)])
-                p50, p99 = waits.setdefault((kind, callers), wait)
-                rss = rss_mb(contender.pid) if contender.pid else 0.0
-                print(
-                    f"{contender.name:>10}{kind:>6}{callers:>8}{count:>9}{cpu_ms:>9.3f}{wait[0] - p50:>11.2f}"
-                    f"{wait[1] - p99:>8.2f}{count / wall:>8.0f}{rss:>8.0f}",
-                    flush=True,
-                )
+        for kind, callers in product(BODIES, CALLERS):
+            try:
+                _row(contender, kind, callers, waits)
+            except Failed as failed:
+                print(f"{contender.name:>10}{kind:>6}{callers:>8}  {failed}", flush=True)
+
+
+def _row(contender: Contender, kind: str, callers: int, waits: Waits) -> None:
+    count = max(int(CALLERS[callers] * contender.share * SHARE[kind]), 20)
+    asyncio.run(_load(contender, kind, callers, max(count // 10, callers)))
+    before = cpu_seconds(contender.pid) if contender.pid else 0.0
+    taken, wall = asyncio.run(_load(contender, kind, callers, count))
+    cpu_ms = (cpu_seconds(contender.pid) - before) * 1000 / count if contender.pid else 0.0
+    taken.sort()
+    wait = (statistics.median(taken), taken[int(count * 0.99)])
+    p50, p99 = waits.setdefault((kind, callers), wait)
+    rss = rss_mb(contender.pid) if contender.pid else 0.0
+    print(
+        f"{contender.name:>10}{kind:>6}{callers:>8}{count:>9}{cpu_ms:>9.3f}{wait[0] - p50:>11.2f}"
+        f"{wait[1] - p99:>8.2f}{count / wall:>8.0f}{rss:>8.0f}",
+        flush=True,
+    )
 
 
 async def _load(contender: Contender, kind: str, callers: int, count: int) -> tuple[list[float], float]:
@@ -91,7 +101,7 @@ async def _load(contender: Contender, kind: str, callers: int, count: int) -> tu
                 async with session.post("/v1/chat/completions", data=BODIES[kind]) as reply:
                     said = await reply.read()
                     if reply.status != 200 or (kind == "sse" and b"[DONE]" not in said):
-                        raise RuntimeError(f"status {reply.status}: {said[-300:]!r}")
+                        raise Failed(f"status {reply.status}: {said[-100:]!r}")
                 taken.append((time.perf_counter() - begun) * 1000)
 
         begun = time.perf_counter()
