@@ -2,6 +2,8 @@
 
 `pdp`        decides a request: facts, trace id, bundle, Python policies
 `gateway`    runs one governed action: decide, record, execute, record (sync and async)
+`deciding`   what is to become of it: policy, what people agreed to, what was used
+`recording`  its records, durable before it runs and before it is answered
 `steps`      the two drivers of an action's steps: asyncio and threads
 `governed`   what a governed action is while it is under way
 `approvals`  lists, shows and votes; the state machine in the store; `electorate` is who may vote, `delegation` in whose
