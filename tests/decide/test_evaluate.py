@@ -375,3 +375,9 @@ def test_a_redaction_of_what_cannot_be_read_is_denied(decide: Decide, call: Make
     assert made.reasons == ("a part of it is encoded too deeply to be redacted",)
     assert "opaque" in made.labels
     assert decide(call("note", {"text": "hello"}), policies).outcome is Outcome.ALLOW_WITH_REDACTION
+    only_cards = policies.replace(
+        "forbid (principal, action, resource);",
+        'forbid (principal, action, resource) when { context.labels.contains("pii.card") };',
+    )
+    assert decide(call("note", {"text": text}), only_cards).outcome is Outcome.DENY
+    assert decide(call("note", {"text": "hello"}), only_cards).outcome is Outcome.ALLOW

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 import re2
 
-from checkrein.decide.detect import BUILT_IN, Detectors, known
+from checkrein.decide.detect import BUILT_IN, EVERYTHING, Detectors, covers, known
 from checkrein.decide.detectors import WITHHELD
 from checkrein.decide.disguise import OPAQUE
 from checkrein.decide.fold import skeleton
@@ -41,6 +41,8 @@ _UNDECLARED, _UNDECLARED_READ = 30, 10
 #: what a word outside the user's messages can add: it makes nothing red by itself
 _ELSEWHERE = 30
 
+#: what may stand where nobody can read: everything a policy could ask for
+_ANYTHING = tuple(sorted(cls for cls in BUILT_IN.classes if covers(EVERYTHING, cls)))
 #: what detection counts beside classes: what it could not read, or would not release
 _UNREAD = (OPAQUE, WITHHELD)
 
@@ -85,7 +87,7 @@ class Classifier:
             detected = _told(request.action.input)
         else:
             detected = detect_json(request.action.input, detectors=self.detectors(request))
-        for cls in detected:
+        for cls in (*detected, *(_ANYTHING if OPAQUE in detected else ())):
             labels |= {cls, cls.partition(".")[0]}
         factors += _found("personal data", "pii", _PERSONAL_DATA, detected)
         factors += _found("a secret", "secret", _SECRET, detected)

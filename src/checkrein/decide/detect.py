@@ -54,6 +54,8 @@ class Detectors:
         self.rules = rules
         self.fields = {_plain(name): cls for name, cls in (fields or {}).items()}
         self.inner = Detectors(rules, {**(fields or {}), **inner}) if inner else self
+        #: every class that is found
+        self.classes = frozenset((*(rule.cls for rule in rules), *self.fields.values()))
         self._compiled: dict[tuple[str, ...], Ruleset] = {}
 
     def ruleset(self, classes: tuple[str, ...]) -> Ruleset:
@@ -66,8 +68,7 @@ class Detectors:
 
     def known(self, cls: str) -> bool:
         """Whether a detector finds this class or one below it."""
-        found = (*(rule.cls for rule in self.rules), *self.fields.values())
-        return any(covers((cls,), name) for name in found)
+        return any(covers((cls,), name) for name in self.classes)
 
     def with_fields(self, fields: Mapping[str, str], inner: Mapping[str, str] | None = None) -> Detectors:
         """The same rules and fields, and these; `inner` holds only for JSON within a text."""
