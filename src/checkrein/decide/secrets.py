@@ -38,6 +38,7 @@ _ISSUED = (
     rb"dt0[a-z]\d\d\.[A-Za-z0-9]{24}\.[A-Za-z0-9]{64}",  # Dynatrace
     rb"EZ[AT]K[A-Za-z0-9]{54}",  # EasyPost
     rb"EAA[A-Z][A-Za-z0-9]{60,}",  # Meta
+    rb"\d{15,16}[|%][A-Za-z0-9_\-]{27,40}",
     rb"FLW(?:PUB|SEC)K(?:_TEST)?-[A-Za-z0-9]{12,}(?:-X)?",  # Flutterwave
     rb"fo1_[A-Za-z0-9_\-]{43}",  # Fly
     rb"fm[12][ar]?_[A-Za-z0-9+/]{100,}={0,3}",
@@ -51,6 +52,7 @@ _ISSUED = (
     rb"[ps]at\.[A-Za-z0-9_\-]{22}\.[A-Za-z0-9]{24}\.[A-Za-z0-9]{20}",  # Harness
     rb"[A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9\-_=]{60,}",  # HashiCorp
     rb"hv[bsr]\.[A-Za-z0-9_\-]{24,}",
+    rb"s\.[A-Za-z0-9]{24}\b",  # Vault, before 1.10
     rb"HRKU-AA[A-Za-z0-9_\-]{58}",  # Heroku
     rb"api_org_[A-Za-z]{34}",  # Hugging Face
     rb"ico-[A-Za-z0-9]{32}",  # Infracost
@@ -150,8 +152,8 @@ SECRETS = (
     Rule("secret.jwt", rb"\beyJ[A-Za-z0-9_\-]{8,}\.eyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]*", None, 4),
     Rule(
         "secret.private_key",
-        rb"-----BEGIN[A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----(?:[^\-]|-[^\-])*"
-        rb"(?:-----END[A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----)?",
+        rb"-----BEGIN[A-Z0-9 _]{0,40}PRIVATE KEY(?: BLOCK)?-----(?:[^\-]|-[^\-])*"
+        rb"(?:-----END[A-Z0-9 _]{0,40}PRIVATE KEY(?: BLOCK)?-----)?",
         None,
         6,
     ),
