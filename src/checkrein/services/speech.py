@@ -120,7 +120,7 @@ class Voice:
         self._held += text
         if self._speech.taken is None:
             out = self._stream.feed(text) + (self._stream.finish() if over else "")
-            found = _known(self._seen.counts)
+            found = _known(self._seen.counts) if self._seen.counts else Counter()
             if not found:
                 self._held = self._held[len(out) :]
                 self._speech.placeholders.reserve(out)
