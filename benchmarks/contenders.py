@@ -7,6 +7,7 @@ LiteLLM and Portkey are installed into environments of their own below `.venv`, 
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import subprocess
 import sys
@@ -84,8 +85,10 @@ def litellm(upstream: int) -> Iterator[Contender]:
         params = {"model": "openai/bench", "api_base": f"http://127.0.0.1:{upstream}/v1", "api_key": "none"}
         config.write_text(json.dumps({"model_list": [{"model_name": "bench", "litellm_params": params}]}))
         command = [str(home / "bin/litellm"), "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
-        with running(command, port, {"LITELLM_MODE": "PRODUCTION", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}) as pid:
-            yield Contender("litellm", f"http://127.0.0.1:{port}", {}, pid, 0.05)
+        key = f"sk-{secrets.token_hex(24)}"  # it does not start without one
+        settings = {"LITELLM_MODE": "PRODUCTION", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MASTER_KEY": key}
+        with running(command, port, settings) as pid:
+            yield Contender("litellm", f"http://127.0.0.1:{port}", {"authorization": f"Bearer {key}"}, pid, 0.05)
 
 
 @contextmanager
