@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from itertools import product
+from pathlib import Path
 
 import aiohttp
 
@@ -110,5 +111,7 @@ async def _load(contender: Contender, kind: str, callers: int, count: int) -> tu
 
 
 def _pin(pid: int, core: int) -> None:
+    """Every thread of the processes: affinity belongs to threads, and those that run already keep theirs."""
     for one in tree(pid):
-        os.sched_setaffinity(one, {core})
+        for thread in Path(f"/proc/{one}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), {core})
