@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from checkrein.services.scoring import Judge
 
 app = typer.Typer(
-    help="Judge a challenger on golden cases: promote, refuse, or not enough evidence.",
+    help="Judge a challenger on golden cases before it takes over.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from checkrein.services.keys import Keys
 
 app = typer.Typer(
-    help="Make, list, rotate and revoke API keys; rotate the ledger's key.", no_args_is_help=True, rich_markup_mode=None
+    help="API keys and the ledger's key: make, list, rotate, revoke.", no_args_is_help=True, rich_markup_mode=None
 )
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from checkrein.flow.window import Tally
 
 app = typer.Typer(
-    help="Move traffic to another version in stages, and back by itself when that goes wrong.",
+    help="Another version in stages, and back when that goes wrong.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from checkrein.flow.delivery import Delivery
 
 app = typer.Typer(
-    help="Destinations that are told of every record, as signed CloudEvents.",
+    help="Tell other systems of every record, as signed CloudEvents.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -153,6 +153,8 @@ def _origins(config: Config, sources: Mapping[str, str]) -> tuple[Origin, ...]:
 
 
 def _show(value: object) -> str:
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return str(value).lower()
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -328,16 +328,21 @@ def _told(answer: _Answer, state: State, limits: DriftLimits) -> str:
         parts += [f"{moved.value} {moved.golden:.1%} → {moved.production:.1%}" for moved in answer.moved]
     elif state is State.TOO_SMALL:
         small = "golden set" if answer.needed else "production"
-        parts.append(f"{small} too small: smallest detectable shift is {_points(answer.smallest)}")
+        seen = (
+            f"smallest detectable shift is {_points(answer.smallest)}"
+            if answer.smallest < 1
+            else "no shift can be told"
+        )
+        parts.append(f"{small} too small: {seen}")
         if answer.needed:
             parts.append(f"{answer.needed:,} cases would notice {_points(limits.notice)}")
-    elif answer.smallest:
+    elif 0 < answer.smallest < 1:
         parts.append(f"a shift of {_points(answer.smallest)} would be noticed")
     return "; ".join([*parts, *([answer.detail] if answer.detail else [])]) or "nothing is lacking"
 
 
 def _points(share: float) -> str:
-    return f"{share * 100:.1f} points" if share < 1 else "none at all"
+    return f"{share * 100:.1f} points"
 
 
 def _movers(golden: Mapping[str, int], production: Mapping[str, int]) -> tuple[Moved, ...]:
