@@ -20,7 +20,7 @@ test: $(DEV) ## run the tests
 	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not deep and not openclaw"
 
 test-deep: $(DEV) ## the long runs: thousands of examples, crashes, soaks
-	@CHECKREIN_DEEP=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not openclaw"
+	@CHECKREIN_DEEP=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not openclaw" --timeout 3600
 
 test-openclaw: $(DEV) ## against a real OpenClaw Gateway, which npm installs (830 MB) when it is not there yet
 	@$(BIN)/python -m pytest -p no:xdist --timeout 300 -m openclaw tests/openclaw tests/demo
