@@ -276,3 +276,13 @@ async def test_an_answer_cannot_wait_for_people_but_what_they_approved_for_its_p
     with pytest.raises(openai.PermissionDeniedError, match="cannot wait for people"):
         await ask(client, stream=False)
     assert not system.approvals.all()
+
+
+@both
+async def test_a_tool_call_that_calls_itself_a_prompt_is_a_call_of_an_unknown_tool(
+    system: System, client: openai.AsyncOpenAI, model: FakeModel, stream: bool
+):
+    answer(model, ("prompt", {"messages": [], "text": "pay ACME"}), stream=stream)
+    message, ended = await ask(client, stream=stream)
+    assert (message.tool_calls or [], ended) == ([], "stop")
+    assert decided(system) == [("prompt", "allow"), ("prompt", "deny")]

@@ -23,6 +23,7 @@ from checkrein.model import (
     UpstreamUnreachable,
 )
 from checkrein.model.json import dumps, load_object
+from checkrein.model.request import TOOL
 from checkrein.ports import Reply, Upstream
 from checkrein.services.reconcile import Call
 from checkrein.services.turns import TURN
@@ -77,7 +78,7 @@ class Invoke(msgspec.Struct, frozen=True, rename="camel"):
         tool = self.name or self.tool
         tool = NAMES.get(tool, tool)
         context: dict[str, object] = {"agent": {"id": key.agent}} if key.agent else {}
-        return Request(key.subject(), Action(tool, {"input": self._input()}), Resource("tool", tool), context)
+        return Request(key.subject(), Action(tool, {"input": self._input()}), Resource(TOOL, tool), context)
 
     def body(self, input: Mapping[str, object], handle: str) -> bytes:
         """What goes to the gateway, in the session of the turn."""

@@ -17,7 +17,7 @@ from typing import ParamSpec, TypeVar, cast
 
 from checkrein.model import Action, BadRequest, ConfigError, Request, Resource, Subject
 from checkrein.model.json import as_json
-from checkrein.model.request import PROMPT
+from checkrein.model.request import PROMPT, TOOL
 from checkrein.services.gateway import Gateway
 from checkrein.services.governed import Governed
 from checkrein.services.idempotency import Once, Replay
@@ -65,7 +65,7 @@ def governed(
             bound = arguments.bind(args, kwargs)
             context = {"agent": {"id": agent}} if agent else {}
             action = Action(tool, {"input": arguments.input(bound)})
-            return Request(subject, action, Resource("tool", resource or tool), context), bound
+            return Request(subject, action, Resource(TOOL, resource or tool), context), bound
 
         def once(request: Request, bound: inspect.BoundArguments) -> Once | None:
             if idempotency_key is None:

@@ -12,6 +12,8 @@ from checkrein.model.json import JsonObject, canonical, fold
 
 #: the name of the action "talk to a model"; every other action name is a tool
 PROMPT = "prompt"
+#: the type of the resource that is a tool
+TOOL = "tool"
 #: people on whose behalf one action may be done
 MAX_BEHALF = 16
 #: what `action.properties.direction` says of a prompt that is about its answer
@@ -95,7 +97,8 @@ class Request(msgspec.Struct, frozen=True):
 
     @property
     def is_prompt(self) -> bool:
-        return self.action.name == PROMPT
+        """Whether this is a prompt; a tool that bears its name is a tool still, and one that nobody knows."""
+        return self.action.name == PROMPT and self.resource.type != TOOL
 
     @property
     def is_answer(self) -> bool:

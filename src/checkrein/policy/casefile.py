@@ -37,7 +37,7 @@ from typing import cast
 import msgspec
 
 from checkrein.model import Action, BadRequest, Level, Outcome, Request, Resource, Subject
-from checkrein.model.request import PROMPT
+from checkrein.model.request import PROMPT, TOOL
 from checkrein.policy.cases import Case, Expect
 from checkrein.policy.source import Checker, Document, Path, kind_of, problem, read_yaml
 
@@ -243,7 +243,7 @@ class _Reader(Checker):
             return Request(subject, Action(PROMPT, {"input": input}), target, context)
         tool = self.text(value["tool"], (*path, "tool"), "name the tool")
         input = self.mapping(value.get("input", {}), (*path, "input"), "write the arguments by name")
-        target = self.resource(value, Resource("tool", tool), path)
+        target = self.resource(value, Resource(TOOL, tool), path)
         return Request(subject, Action(tool, {"input": input}), target, context)
 
     def resource(self, value: Mapping[str, object], default: Resource, path: Path) -> Resource:

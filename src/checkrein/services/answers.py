@@ -25,7 +25,7 @@ from checkrein.model import (
     Resource,
     Subject,
 )
-from checkrein.model.request import ANSWER, PROMPT
+from checkrein.model.request import ANSWER, PROMPT, TOOL
 from checkrein.services.gateway import Gateway
 from checkrein.services.governed import Governed
 from checkrein.services.speech import Speech
@@ -99,7 +99,7 @@ class Answers:
     async def _one(self, governed: Governed, proposal: Proposal) -> Verdict:
         handle = self._gateway.turn(governed).handle
         action = Action(proposal.name, {"input": proposal.input})
-        request = Request(Subject(TURN, handle), action, Resource("tool", proposal.name))
+        request = Request(Subject(TURN, handle), action, Resource(TOOL, proposal.name))
         made = await self._gateway.propose(request, caller=governed.caller)
         if not made.outcome.runs:
             return Verdict(refusal(proposal.name, made), made=made)
