@@ -214,7 +214,7 @@ def test_an_action_that_golden_cases_both_expect_and_forbid_is_not_usual(system:
         request = {
             "subject": {"type": "user", "id": "x"},
             "action": {"name": tool, "properties": {"input": given}},
-            "resource": {"type": "tool", "id": tool},
+            "resource": {"type": "model" if tool == "prompt" else "tool", "id": tool},
         }
         return json.dumps({"id": id, "request": request, "expect": expect}).encode()
 
