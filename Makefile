@@ -6,6 +6,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 RIVALS := $(VENV)/.installed-rivals
+# two a core: many tests wait for a server or a process to begin or end
+WORKERS = $(shell $(BIN)/python -c 'import os; print(2 * (os.cpu_count() or 1))')
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-deep test-openclaw check fmt bench docs lock clean
@@ -17,7 +19,7 @@ demo: $(RUN) ## see agent requests decided, approved, executed, recorded and pro
 	@$(BIN)/checkrein demo
 
 test: $(DEV) ## run the tests
-	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not deep and not openclaw"
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not deep and not openclaw"
 
 test-deep: $(DEV) ## the long runs: thousands of examples, crashes, soaks
 	@CHECKREIN_DEEP=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not openclaw" --timeout 3600
