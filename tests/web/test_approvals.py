@@ -117,11 +117,14 @@ async def test_who_may_not_vote_is_refused_with_the_reason_and_recorded(
     assert system.approvals.get(id).state is State.PENDING
 
 
-async def test_a_killed_key_does_not_vote(system: System, http: aiohttp.ClientSession, bob: Any):
+@pytest.mark.parametrize("what", [What.KEY, What.SUBJECT])
+async def test_a_killed_key_does_not_vote_nor_that_of_somebody_killed(
+    system: System, http: aiohttp.ClientSession, bob: Any, what: What
+):
     id = asked(system)
     shown = (await get(http, f"{LIST}/{id}", bob))["shown"]
     (key,) = system.keys.all()
-    system.killswitch.kill(Target(What.KEY, key.id), reason="lost", by="tests")
+    system.killswitch.kill(Target(what, key.id if what is What.KEY else "bob"), reason="lost", by="tests")
     status, problem = await vote(http, id, bob, decision="approve", shown=shown)
     assert (status, problem["code"]) == (403, "killed")
     assert refusals(system) == [("killed", "bob")]

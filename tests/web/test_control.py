@@ -38,7 +38,9 @@ async def test_kill_and_revive_take_effect_on_the_next_request(
         assert await reply.json() == {"killed": [killed]}
     async with http.get("/readyz") as reply:
         assert "killed: agent:bot (odd)" in (await reply.json())["warnings"]
-    async with http.post(REVIVE, json={**BOT, "reason": "mended"}) as reply:
+    _, operator = system.keys.create("operator", permissions=(Permission.OPERATE,), by="tests")
+    headers = {"authorization": f"Bearer {operator}"}
+    async with http.post(REVIVE, json={**BOT, "reason": "mended"}, headers=headers) as reply:
         assert reply.status == 200
     async with http.post(CHAT, json=BODY) as reply:
         assert reply.status == 200
@@ -74,6 +76,25 @@ async def test_only_a_key_that_may_operate_kills_and_one_that_is_killed_does_not
     async with http.post(REVIVE, json={"what": "key", "name": mine.id, "reason": "no"}, headers=headers) as reply:
         assert reply.status == 403
     assert [str(switch.target) for switch in system.killswitch.killed()] == [f"key:{mine.id}"]
+
+
+@pytest.mark.parametrize(("what", "name"), [("agent", "bot"), ("agent", "B*"), ("subject", "alice")])
+async def test_a_key_whose_agent_or_owner_is_killed_does_not_revive_them(
+    system: System, http: aiohttp.ClientSession, what: str, name: str
+):
+    switch = {"what": what, "name": name, "reason": "odd"}
+    async with http.post(KILL, json=switch) as reply:
+        assert reply.status == 200
+    async with http.post(REVIVE, json=switch) as reply:
+        assert reply.status == 403
+    assert [str(switch.target) for switch in system.killswitch.killed()] == [f"{what}:{name}"]
+
+
+async def test_everything_that_is_killed_is_revived_over_http(system: System, http: aiohttp.ClientSession):
+    for path in (KILL, REVIVE):
+        async with http.post(path, json={"what": "everything", "reason": "drill"}) as reply:
+            assert reply.status == 200
+    assert system.killswitch.killed() == ()
 
 
 @pytest.mark.parametrize(

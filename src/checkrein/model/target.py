@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from checkrein.model.errors import BadRequest
+from checkrein.model.identity import Caller
 from checkrein.model.request import Request
 
 MAX_NAME = 512
@@ -72,3 +73,9 @@ def targets(request: Request, caller: str) -> tuple[Target, ...]:
     did = (What.MODEL, request.resource.id) if request.is_prompt else (What.TOOL, request.action.name)
     named = [(What.KEY, caller), (What.SUBJECT, subject.id), *((What.AGENT, name) for name in sorted(agents)), did]
     return (_EVERYTHING, *[Target(what, _fold(name)) for what, name in named])
+
+
+def holder(key: Caller) -> tuple[Target, ...]:
+    """Who acts with this key, folded, where no action is asked for. Not `everything`: people must be able to revive."""
+    named = [(What.KEY, key.id), (What.SUBJECT, key.owner), (What.AGENT, key.agent)]
+    return tuple(Target(what, _fold(name)) for what, name in named if name)

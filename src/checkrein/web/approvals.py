@@ -21,7 +21,7 @@ from checkrein.ledger.record import facets
 from checkrein.model import BadRequest, Caller, NotFound, Permission
 from checkrein.model.json import dumps, load_object
 from checkrein.model.stamp import stamp
-from checkrein.model.target import Target, What
+from checkrein.model.target import holder
 from checkrein.ports import Clock
 from checkrein.services.approvals import Approvals, shown_hash, view
 from checkrein.services.killswitch import KillSwitch
@@ -116,8 +116,8 @@ class ApprovalRoutes:
                 f"the agent `{key.agent}` holds this key, and agents do not vote",
                 hint="make a key for the person: `checkrein keys create NAME --owner PERSON --can approve`",
             )
-        if self._killswitch.barring((Target(What.KEY, key.id).folded,)):
-            return VoteRefused("killed", "this key is killed", hint="use another, or the command line")
+        if switch := self._killswitch.barring(holder(key)):
+            return VoteRefused("killed", f"`{switch.target}` is killed", hint="use another key, or the command line")
         return None
 
     async def events(self, http: HttpRequest) -> Response:

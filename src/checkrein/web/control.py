@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from checkrein.model import BadRequest, Caller, Permission, Unauthorized
 from checkrein.model.json import JsonObject, dumps, load_object
-from checkrein.model.target import Target, What
+from checkrein.model.target import Target, holder
 from checkrein.services.killswitch import KillSwitch, Switch
 from checkrein.services.limits import Limits, wanting
 from checkrein.web import body
@@ -73,9 +73,11 @@ class Control:
         return _json(switch.to_json())
 
     def _require_alive(self, key: Caller) -> None:
-        """A key that is killed does not revive itself."""
-        if self._killswitch.barring((Target(What.KEY, key.id).folded,)):
-            raise Unauthorized("this key is killed", hint="use another, or the command line", forbidden=True)
+        """A key that is killed, or whose owner or agent is, does not revive itself."""
+        if switch := self._killswitch.barring(holder(key)):
+            raise Unauthorized(
+                f"`{switch.target}` is killed", hint="use another key, or the command line", forbidden=True
+            )
 
 
 def _read(value: JsonObject) -> tuple[str, str, str]:
