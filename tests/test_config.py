@@ -156,6 +156,7 @@ def test_a_folder_without_files_has_the_defaults(tmp_path: Path) -> None:
         ("[agents.bot]\nowner = 'bob'", "`agents.bot.owner` names `bob`, who is nobody here"),
         ("[people.bob]\ndelegate = 'carol'", "`people.bob.delegate` names `carol`, who is nobody here"),
         ("[people.bob]\ndelegate = 'bob'", "`people.bob.delegate` is the same person"),
+        ("[people.bob]\n[people.Bob]", "`people.Bob` looks like `bob`"),
         ("[people.bob]\naway = ['2026-12-20..2027-01-06']", "`people.bob.away` names no delegate"),
         (
             "[people.bob]\ndelegate = 'c'\naway = ['soon']\n[people.c]",

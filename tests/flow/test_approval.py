@@ -67,6 +67,21 @@ def test_one_vote_of_one_is_enough():
     assert (after.state, after.version, after.missing()) == (State.APPROVED, 2, ())
 
 
+@pytest.mark.parametrize("spelt", ["Alice", " ALICE ", "\u0430lice", "\uff41lice", "ali\u200bce", "BOT"])
+def test_nobody_votes_on_their_own_request_under_another_spelling(spelt: str):
+    with pytest.raises(VoteRefused) as refused:
+        vote(approval(), by(spelt))
+    assert refused.value.code == "own_request"
+
+
+@pytest.mark.parametrize("spelt", ["Bob", "\u0412ob", "b\u043eb"])
+def test_nobody_votes_twice_under_another_spelling(spelt: str):
+    once = vote(approval(Factor(2, "finance")), by("bob"))
+    with pytest.raises(VoteRefused) as refused:
+        vote(once, by(spelt))
+    assert refused.value.code == "voted"
+
+
 def test_a_quorum_needs_different_people():
     first = vote(approval(Factor(2, "finance")), by("bob"))
     assert (first.state, first.missing()) == (State.PENDING, ("1 of finance",))

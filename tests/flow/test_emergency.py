@@ -74,6 +74,15 @@ def test_who_may_not_or_gives_no_reason_is_refused(by: str, roles: tuple[str, ..
     assert refused.value.code == code
 
 
+def test_neither_asker_nor_signer_gets_around_the_chain_by_another_spelling_of_their_name():
+    for spelt in ("Alice", "\u0430lice", "DAVE"):
+        with pytest.raises(VoteRefused, match="stands on the principal chain"):
+            broken(approval(), spelt)
+    after, review = broken(approval())
+    with pytest.raises(VoteRefused, match="broke the glass and cannot sign"):
+        sign(review, after, "Bob", role=ROLE, roles=(ROLE,), note="was right", now_us=5)
+
+
 def test_without_a_configured_role_nobody_may():
     breach = Breach(by="bob", auth="local", reason="fire", at_us=SECOND)
     with pytest.raises(VoteRefused, match="nobody may break the glass here"):

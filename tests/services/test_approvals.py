@@ -104,6 +104,41 @@ def records(store: Store, *kinds: str) -> list[Record]:
 # --- votes ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("who", "voter"), [("alice", "alice@example.com"), ("Alice@Example.com", "alice"), ("alice@example.com", "ALICE")]
+)
+def test_nobody_votes_on_their_own_request_as_the_person_whose_address_they_bear(
+    store: Store, clock: MovingClock, who: str, voter: str
+):
+    people = People(people={"alice": Person(email="alice@example.com"), "bob": Person(email="bob@example.com")})
+    approvals = Approvals(store, clock, b"k" * 32, people)
+    asked = pending(approvals, request(who=who))
+    with pytest.raises(VoteRefused) as refused:
+        vote(approvals, asked.id, voter)
+    assert refused.value.code == "own_request"
+
+
+def test_a_person_and_their_address_have_one_vote_and_people_who_share_an_address_one_each(
+    store: Store, clock: MovingClock
+):
+    shared, own = Person(email="desk@example.com"), Person(email="dora@example.com")
+    approvals = Approvals(store, clock, b"k" * 32, People(people={"bob": shared, "carol": shared, "dora": own}))
+    asked = pending(approvals, decision=review("4 of finance"))
+    for name in ("bob", "carol", "dora"):
+        vote(approvals, asked.id, name)
+    with pytest.raises(VoteRefused) as refused:
+        vote(approvals, asked.id, "dora@example.com")
+    assert refused.value.code == "voted"
+
+
+def test_a_name_that_looks_like_a_persons_has_none_of_their_roles(store: Store, clock: MovingClock):
+    approvals = Approvals(store, clock, b"k" * 32, People(people={"bob": Person(roles=("finance",))}))
+    asked = pending(approvals)
+    with pytest.raises(VoteRefused) as refused:
+        approvals.vote(asked.id, voter="Bob", approve=True, auth="local")
+    assert refused.value.code == "wrong_role"
+
+
 def test_an_approval_by_the_right_person_is_recorded_with_its_vote(approvals: Approvals, store: Store):
     after = vote(approvals, pending(approvals).id, reason="agreed")
     assert after.state is State.APPROVED

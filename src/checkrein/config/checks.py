@@ -31,6 +31,7 @@ from checkrein.flow.limits import ON_DRIFT, QUESTIONS, Targets
 from checkrein.ledger.checkpoint import COSIGNATURE, VerifierKey
 from checkrein.model import BadRequest, ConfigError, Level, Outcome, Permission
 from checkrein.model.identity import TOKEN_ALGORITHMS
+from checkrein.model.likeness import alike
 from checkrein.model.people import Absence
 from checkrein.model.requirement import parse_factors, parse_span
 from checkrein.model.retention import FLOOR_DAYS, Retention
@@ -66,6 +67,10 @@ def _check_people(config: Config, places: Places) -> None:
     for name, agent in config.agents.items():
         _check_known(f"agents.{name}.owner", agent.owner, config, places)
     for name, person in config.people.items():
+        if len(same := alike(config.people, (name,))) > 1:
+            raise places.error(
+                f"people.{same[1]}", f"looks like `{same[0]}`", "nobody could tell them apart: rename one"
+            )
         if person.away and not person.delegate:
             raise places.error(f"people.{name}.away", "names no delegate", "add `delegate`, or leave it out")
         if person.delegate == name:

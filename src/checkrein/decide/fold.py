@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import unicodedata
 
+from checkrein.model.likeness import LETTERS, is_invisible
+
 #: any letter or number that is not ASCII, in an image (Latin-1 `e` with acute accent)
 LETTER = "\xe9"
 #: any other visible character that is not ASCII, in an image (Latin-1 middle dot)
 MARK = "\xb7"
 
-#: letters by category, yet nothing to see: fillers of Hangul and Braille
-_BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800")
-#: Default_Ignorable_Code_Point (Unicode 16) beyond the categories below: reserved, and shown as nothing all the same
-_RESERVED = ((0x2065, 0x2065), (0xFFF0, 0xFFF8), (0xE0000, 0xE0FFF))
 #: sentence ends of other scripts; full-width and ellipsis forms are already decomposed to ASCII
 _SENTENCE_ENDS = frozenset("\u3002\uff61\u203d\u06d4\u061f\u0964")
 _HIDDEN = bytes(code for code in range(0x20) if code not in b"\t\n\r") + b"\x7f"
@@ -26,22 +24,6 @@ BACKSLASHES = "\\\uff3c\ufe68"
 _ESCAPES = ((b"\\n", b" \n"), (b"\\r", b" \r"), (b"\\t", b" \t"))
 #: an attacker may send every code point there is; the tables stop growing here
 _TABLE_SIZE = 20_000
-
-
-#: letters of other scripts that are shown like one of ASCII (a part of Unicode's confusables)
-_LIKE = {
-    "a": "\u0430\u03b1\u0251\u1d00", "b": "\u0184\u042c", "c": "\u0441\u03f2\u1d04", "d": "\u0501\u217e",
-    "e": "\u0435\u0454\u04bd\u1d07", "g": "\u0261\u0581", "h": "\u04bb\u0570", "i": "\u0456\u03b9\u0131",
-    "j": "\u0458\u03f3", "k": "\u03ba\u043a\u1d0b", "l": "\u04cf", "m": "\u043c\u1d0d", "n": "\u0578\u057c",
-    "o": "\u043e\u03bf\u0585\u1d0f", "p": "\u0440\u03c1", "q": "\u051b\u0566", "r": "\u1d26", "s": "\u0455\ua731",
-    "t": "\u0442\u03c4\u1d1b", "u": "\u057d\u03c5\u1d1c", "v": "\u03bd\u0475\u1d20", "w": "\u0461\u051d\u1d21",
-    "x": "\u0445\u03c7", "y": "\u0443\u03b3\u04af", "z": "\u1d22",
-    "A": "\u0410\u0391", "B": "\u0412\u0392", "C": "\u0421\u03f9", "E": "\u0415\u0395", "F": "\u03dc", "G": "\u050c",
-    "H": "\u041d\u0397", "I": "\u0406\u0399\u04c0", "J": "\u0408\u037f", "K": "\u041a\u039a", "M": "\u041c\u039c",
-    "N": "\u039d", "O": "\u041e\u039f\u0555", "P": "\u0420\u03a1", "S": "\u0405\u054f", "T": "\u0422\u03a4",
-    "V": "\u0474", "W": "\u051c", "X": "\u0425\u03a7", "Y": "\u04ae\u03a5", "Z": "\u0396",
-}  # fmt: skip
-_LETTERS = {other: letter for letter, others in _LIKE.items() for other in others}
 
 
 class _Image(dict[int, str]):
@@ -64,19 +46,13 @@ class _Fold(dict[int, str]):
         return value
 
 
-def _invisible(char: str) -> bool:
-    if unicodedata.category(char) in ("Mn", "Me", "Cf", "Cc") or char in _BLANK:
-        return True
-    return any(first <= ord(char) <= last for first, last in _RESERVED)
-
-
 def _image_of(char: str) -> str:
     if char in "\t\n\r":
         return char
-    if _invisible(char):
+    if is_invisible(char):
         return _NUL
-    if char in _LETTERS:
-        return _LETTERS[char]
+    if char in LETTERS:
+        return LETTERS[char]
     digit = unicodedata.digit(char, None)
     if digit is not None:
         return str(digit)
@@ -96,7 +72,7 @@ def _fold_of(char: str) -> str:
         return " "
     if char in _SENTENCE_ENDS:
         return "."
-    if _invisible(char):
+    if is_invisible(char):
         return ""
     if char.isascii() or char.isalnum():
         return char
@@ -140,4 +116,4 @@ def skeleton(text: str) -> str:
     return fold(text if text.isascii() else text.translate(_SKELETON))
 
 
-_SKELETON = {ord(other): letter for other, letter in _LETTERS.items()}
+_SKELETON = {ord(other): letter for other, letter in LETTERS.items()}

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from checkrein.model import CheckreinError, Level, Request, Requirement, Subject
+from checkrein.model.likeness import alike, likeness
 from checkrein.model.requirement import Terms, combine
 
 
@@ -80,10 +81,11 @@ class Vote(msgspec.Struct, frozen=True, kw_only=True):
     """One person's answer. `auth` says how they proved who they are; `shown` is the hash of what they saw.
 
     A delegate votes `on_behalf_of` somebody, with that person's `roles`; `via` are those who passed it on in between.
-    `grant` is what the voter would let happen again (`flow.grant`).
+    `also` are other names that the voter is known by. `grant` is what the voter would let happen again (`flow.grant`).
     """
 
     voter: str
+    also: tuple[str, ...] = ()
     on_behalf_of: str = ""
     via: tuple[str, ...] = ()
     grant: Terms | None = None
@@ -99,7 +101,7 @@ class Vote(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def seats(self) -> frozenset[str]:
         """Whose votes this one uses up."""
-        return frozenset({self.voter, self.on_behalf_of} - {""})
+        return frozenset({self.voter, self.on_behalf_of, *self.also} - {""})
 
 
 class Breach(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,8 +146,13 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def principals(self) -> frozenset[str]:
-        """The principal chain: none of these votes on it, by themselves or through others."""
+        """The principal chain: none of these votes on it, by themselves or through others, however their name is
+        spelt (`bars`)."""
         return frozenset({self.requester.id, self.agent, *self.chain} - {""})
+
+    def bars(self, *names: str) -> bool:
+        """Whether one of these, all names of one person, stands on the principal chain or looks as if it did."""
+        return bool(alike(names, self.principals))
 
     def due(self, now_us: int) -> bool:
         """Whether the deadline has passed."""
@@ -209,20 +216,24 @@ def edited(before: Approval, after: Approval, by: Vote) -> tuple[Approval, Appro
         created_us=before.created_us,
         deadline_us=min(before.deadline_us, after.deadline_us),
         edits=before.id,
-        edited_by=tuple(sorted(by.seats)),
+        edited_by=tuple(sorted({by.voter, by.on_behalf_of} - {""})),
     )
     ended = msgspec.structs.replace(before, edited_into=after.id)
     return move(ended, Event.EDIT, by.at_us), after
 
 
-def eligible(approval: Approval, voter: str, roles: tuple[str, ...], now_us: int) -> None:
+def eligible(approval: Approval, cast: Vote) -> None:
     """Raise `VoteRefused` unless this person may vote now: not on the principal chain, with a role that is asked for.
 
     Who is asked follows from the age of the approval alone, so that no timer has to fire for an escalation.
     """
-    if voter in approval.principals:
-        role = "asked for this action" if voter == approval.requester.id else "stands on its principal chain"
-        raise VoteRefused("own_request", f"`{voter}` {role} and cannot vote on it", hint="ask somebody else")
+    voter = cast.voter
+    for name in (voter, cast.on_behalf_of, *cast.via, *cast.also):
+        if approval.bars(name):
+            own = likeness(name) == likeness(approval.requester.id)
+            role = "asked for this action" if own else "stands on its principal chain"
+            raise VoteRefused("own_request", f"`{name}` {role} and cannot vote on it", hint="ask somebody else")
+    roles, now_us = cast.roles, cast.at_us
     asked = approval.requirement.open_to(approval.age_s(now_us))
     if not set(asked) & set(roles):
         raise VoteRefused(
@@ -247,13 +258,10 @@ def vote(approval: Approval, cast: Vote) -> Approval:
         )
     if cast.action_hash != approval.action_hash:
         raise VoteRefused("stale_hash", "the vote is for another version of this action", hint="look at it again")
-    for name in (cast.voter, cast.on_behalf_of, *cast.via):
-        if name in approval.principals:
-            eligible(approval, name, cast.roles, now_us)
-    eligible(approval, cast.voter, cast.roles, now_us)
-    for name in sorted(cast.seats & {seat for earlier in approval.votes for seat in earlier.seats}):
+    eligible(approval, cast)
+    for name in alike(sorted(cast.seats), [seat for earlier in approval.votes for seat in earlier.seats]):
         raise VoteRefused("voted", f"`{name}` has voted already", hint="one person, one vote")
-    if cast.approve and approval.requirement.people < 2 and not cast.seats.isdisjoint(approval.edited_by):
+    if cast.approve and approval.requirement.people < 2 and alike(cast.seats, approval.edited_by):
         raise VoteRefused("own_edit", "who edited it cannot be the only one to agree", hint="ask somebody else")
     if approval.requirement.reason_required and not cast.reason.strip():
         raise VoteRefused("reason_required", "policy asks for a reason", hint="give one with `--reason`")

@@ -12,6 +12,7 @@ import enum
 import msgspec
 
 from checkrein.flow.approval import Approval, Breach, Event, IllegalEvent, State, VoteRefused, move
+from checkrein.model.likeness import alike
 
 
 class ReviewState(enum.StrEnum):
@@ -45,9 +46,10 @@ class Review(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def break_glass(
-    approval: Approval, breach: Breach, *, role: str, roles: tuple[str, ...], life_s: int
+    approval: Approval, breach: Breach, *, role: str, roles: tuple[str, ...], life_s: int, also: tuple[str, ...] = ()
 ) -> tuple[Approval, Review]:
-    """The approval as approved, with little time left, and the review that it needs.
+    """The approval as approved, with little time left, and the review that it needs. `also` are other names of who
+    does it.
 
     Raises `VoteRefused` for somebody who may not, `IllegalEvent` when it is not pending any more.
     """
@@ -57,9 +59,8 @@ def break_glass(
             f"approval `{approval.id}` is {approval.status(now_us)}, no longer pending",
             hint="send the request again to ask anew",
         )
-    _allowed(
-        approval, breach.by, role, roles=roles, hint="set `approvals.break_glass` to a role, and give it to people"
-    )
+    hint = "set `approvals.break_glass` to a role, and give it to people"
+    _allowed(approval, (breach.by, *also), role, roles=roles, hint=hint)
     if not breach.reason.strip():
         raise VoteRefused("reason_required", "breaking the glass needs a reason", hint="give one with `--reason`")
     deadline_us = min(approval.deadline_us, now_us + life_s * 1_000_000)
@@ -69,15 +70,24 @@ def break_glass(
 
 
 def sign(
-    review: Review, approval: Approval, signer: str, *, role: str, roles: tuple[str, ...], note: str, now_us: int
+    review: Review,
+    approval: Approval,
+    signer: str,
+    *,
+    role: str,
+    roles: tuple[str, ...],
+    note: str,
+    now_us: int,
+    also: tuple[str, ...] = (),
 ) -> Review:
-    """The review once somebody else has looked: with the same role, or one that the policy had asked for."""
+    """The review once somebody else has looked: with the same role, or one that the policy had asked for. `also` are
+    other names of who signs."""
     if ReviewEvent.SIGNATURE not in REVIEWS[review.state]:
         raise IllegalEvent(f"the review of `{review.approval}` is {review.state}", hint="it needs nothing more")
-    if signer == review.broken_by:
+    if alike((signer, *also), (review.broken_by,)):
         raise VoteRefused("own_review", f"`{signer}` broke the glass and cannot sign", hint="ask somebody else")
     asked = (role, *(factor.role for factor in approval.requirement.factors))
-    _allowed(approval, signer, *asked, roles=roles, hint="ask somebody who holds one of them")
+    _allowed(approval, (signer, *also), *asked, roles=roles, hint="ask somebody who holds one of them")
     if not note.strip():
         raise VoteRefused("reason_required", "a review says what was found", hint="give it with `--reason`")
     return msgspec.structs.replace(
@@ -90,8 +100,9 @@ def sign(
     )
 
 
-def _allowed(approval: Approval, person: str, *asked: str, roles: tuple[str, ...], hint: str) -> None:
-    if person in approval.principals:
+def _allowed(approval: Approval, names: tuple[str, ...], *asked: str, roles: tuple[str, ...], hint: str) -> None:
+    person = names[0]
+    if approval.bars(*names):
         raise VoteRefused(
             "own_request", f"`{person}` stands on the principal chain of `{approval.id}`", hint="ask somebody else"
         )

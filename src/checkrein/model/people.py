@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections import Counter
 
 import msgspec
 
 from checkrein.model.errors import BadRequest
+from checkrein.model.likeness import alike, likeness
 
 _AWAY = re.compile(r"\s*(\d{4}-\d{2}-\d{2})\s*\.\.\s*(\d{4}-\d{2}-\d{2})\s*")
 _DAY_US = 86_400_000_000
@@ -86,6 +88,16 @@ class People(msgspec.Struct, frozen=True, kw_only=True):
         """Everybody who votes with this role, by name."""
         return tuple(name for name in sorted({*self.people, *self.oncall.get(role, ())}) if role in self.roles(name))
 
+    def aliases(self) -> dict[str, tuple[str, ...]]:
+        """What else somebody is called, by what the name looks like: people by their address, and the other way round.
+        An address that several people share says nothing."""
+        addresses = Counter(likeness(person.email) for person in self.people.values())
+        own = {name: person.email for name, person in self.people.items() if addresses[likeness(person.email)] == 1}
+        pairs = [(name, email) for name, email in own.items() if email]
+        return {likeness(one): (other,) for pair in pairs for one, other in (pair, pair[::-1]) if one != other}
+
     def owner(self, agent: str) -> str:
-        """Who owns this agent; empty where nobody said."""
-        return self.agents.get(agent, "")
+        """Who owns this agent, by whatever spelling; empty where nobody said."""
+        if agent in self.agents:
+            return self.agents[agent]
+        return next((owner for name, owner in self.agents.items() if alike((agent,), (name,))), "")

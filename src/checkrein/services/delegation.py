@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
 from checkrein.flow.delegation import Delegation, Represented, represented
@@ -72,7 +74,7 @@ class Delegations:
         now_us = self._clock.now_us()
         return [given for given in self._live() if now_us < given.until_us]
 
-    def represented(self, voter: str, barred: tuple[str, ...], now_us: int) -> tuple[Represented, ...]:
+    def represented(self, voter: str, barred: Collection[str], now_us: int) -> tuple[Represented, ...]:
         """Everybody in whose place this person may vote now; see `flow.delegation`."""
         return represented(voter, self._people, self._live(), now_us, barred)
 

@@ -8,6 +8,7 @@ import msgspec
 
 from checkrein.flow.approval import Approval, IllegalEvent, Vote, VoteRefused, best
 from checkrein.model import ApiKey, Request
+from checkrein.model.likeness import likeness
 from checkrein.model.people import People
 from checkrein.ports import Clock, Store
 from checkrein.services.delegation import Delegations
@@ -28,10 +29,12 @@ class Electorate:
         self._clock = clock
         self._people = people
         self.delegations = Delegations(store, clock, people)
+        self._aliases = people.aliases()
 
     def voters(self, approval: Approval) -> tuple[Seat, ...]:
         """Who of `[people]` may vote on it now, those first whose agreement is still needed."""
         approval, now_us = self.with_owner(approval), self._clock.now_us()
+        barred = self._barred(approval)
         found: list[Seat] = []
         for name in sorted(self._people.people):
             own = Vote(
@@ -45,7 +48,7 @@ class Electorate:
                 at_us=now_us,
             )
             with contextlib.suppress(VoteRefused, IllegalEvent):
-                after, cast = best(approval, self.casts(approval, own, ""))
+                after, cast = best(approval, self._casts(own, "", barred))
                 found.append(Seat(name, cast.on_behalf_of, after.needed() < approval.needed()))
         return tuple(sorted(found, key=lambda seat: not seat.needed))
 
@@ -53,9 +56,16 @@ class Electorate:
         """The roles that somebody votes with, see `vote`."""
         return self._people.roles(person) if roles is None else (*roles, *self._people.on_call(person))
 
+    def also(self, name: str) -> tuple[str, ...]:
+        """What else somebody of this name is called."""
+        return self._aliases.get(likeness(name), ())
+
     def casts(self, approval: Approval, own: Vote, on_behalf_of: str) -> list[Vote]:
         """The votes that one person could cast: `own`, then those of whom they stand in for."""
-        barred = tuple(approval.principals)
+        return self._casts(own, on_behalf_of, self._barred(approval))
+
+    def _casts(self, own: Vote, on_behalf_of: str, barred: frozenset[str]) -> list[Vote]:
+        own = msgspec.structs.replace(own, also=self.also(own.voter))
         given = [
             msgspec.structs.replace(
                 own, roles=self._people.roles(found.delegator), on_behalf_of=found.delegator, via=found.via
@@ -71,6 +81,11 @@ class Electorate:
             )
         return given if on_behalf_of else [own, *given]
 
+    def _barred(self, approval: Approval) -> frozenset[str]:
+        """Who neither votes on it nor is represented, by every name."""
+        known = (name for name in self._people.people if approval.bars(name, *self.also(name)))
+        return approval.principals.union(known)
+
     def chain(self, request: Request, caller: str) -> tuple[str, ...]:
         """Who belongs to the principal chain besides the subject and the agent, by configuration and by key."""
         agent = request.agent_id
@@ -84,6 +99,6 @@ class Electorate:
     def with_owner(self, approval: Approval) -> Approval:
         """With the owner that the agent has now: who takes an agent over does not vote on what it asked before."""
         owner = self._people.owner(approval.agent)
-        if not owner or owner in approval.principals:
+        if not owner or approval.bars(owner):
             return approval
         return msgspec.structs.replace(approval, chain=(*approval.chain, owner))

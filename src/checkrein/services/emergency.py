@@ -66,7 +66,10 @@ class Emergencies:
             breach = Breach(by=by, auth=auth, reason=reason, at_us=now_us)
             held = self._approvals.electorate.held(by, roles)
             try:
-                after, review = break_glass(approval, breach, role=self._role, roles=held, life_s=self._life_s)
+                also = self._approvals.electorate.also(by)
+                after, review = break_glass(
+                    approval, breach, role=self._role, roles=held, life_s=self._life_s, also=also
+                )
             except (VoteRefused, IllegalEvent) as error:
                 self._refuse("approval.break_glass_refused", approval, by, error, auth, now_us)
                 raise
@@ -101,7 +104,8 @@ class Emergencies:
                 )
             held = self._approvals.electorate.held(by, roles)
             try:
-                signed = sign(review, approval, by, role=self._role, roles=held, note=note, now_us=now_us)
+                also = self._approvals.electorate.also(by)
+                signed = sign(review, approval, by, role=self._role, roles=held, note=note, now_us=now_us, also=also)
             except (VoteRefused, IllegalEvent) as error:
                 self._refuse("approval.review_refused", approval, by, error, auth, now_us)
                 raise
