@@ -74,6 +74,13 @@ def test_who_may_not_or_gives_no_reason_is_refused(by: str, roles: tuple[str, ..
     assert refused.value.code == code
 
 
+def test_nobody_breaks_the_glass_for_policies_that_would_stay_loosened():
+    asked = approval(action={"action": {"name": "rollout.loosen"}})
+    with pytest.raises(VoteRefused) as refused:
+        broken(asked)
+    assert refused.value.code == "lasting"
+
+
 def test_neither_asker_nor_signer_gets_around_the_chain_by_another_spelling_of_their_name():
     for spelt in ("Alice", "\u0430lice", "DAVE"):
         with pytest.raises(VoteRefused, match="stands on the principal chain"):

@@ -125,7 +125,9 @@ def test_an_undeclared_tool_is_judged_by_its_verb(name: str, effects: set[Effect
     assert not resolved.declared
 
 
-@pytest.mark.parametrize("name", ["frobnicate", "", "forget_me", "read" * 100, "read", "prompt", "getaway"])
+@pytest.mark.parametrize(
+    "name", ["frobnicate", "", "forget_me", "read" * 100, "read", "prompt", "rollout.loosen", "getaway"]
+)
 def test_a_tool_whose_name_tells_nothing_is_unknown(name: str) -> None:
     assert not Manifests().resolve(name).known
 

@@ -13,6 +13,7 @@ import msgspec
 
 from checkrein.flow.approval import Approval, Breach, Event, IllegalEvent, State, VoteRefused, move
 from checkrein.model.likeness import alike
+from checkrein.model.request import LOOSEN
 
 
 class ReviewState(enum.StrEnum):
@@ -60,6 +61,8 @@ def break_glass(
             hint="send the request again to ask anew",
         )
     hint = "set `approvals.break_glass` to a role, and give it to people"
+    if approval.action.get("action", {}).get("name") == LOOSEN:
+        raise VoteRefused("lasting", "what would be loosened would stay so", hint="wait for the people who are asked")
     _allowed(approval, (breach.by, *also), role, roles=roles, hint=hint)
     if not breach.reason.strip():
         raise VoteRefused("reason_required", "breaking the glass needs a reason", hint="give one with `--reason`")

@@ -12,6 +12,8 @@ from checkrein.model.json import JsonObject, canonical, fold
 
 #: the name of the action "talk to a model"; every other action name is a tool
 PROMPT = "prompt"
+#: the name of what people agree to before policies are loosened; no tool bears it
+LOOSEN = "rollout.loosen"
 #: the type of the resource that is a tool
 TOOL = "tool"
 #: people on whose behalf one action may be done

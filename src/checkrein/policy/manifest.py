@@ -15,6 +15,7 @@ from typing import cast
 import msgspec
 
 from checkrein.model import PolicyInvalid
+from checkrein.model.request import LOOSEN, PROMPT
 from checkrein.policy.effect import Effect as Effect
 from checkrein.policy.effect import effects_of_name
 from checkrein.policy.source import Checker, Path, kind_of, read_yaml
@@ -29,8 +30,8 @@ class Trust(enum.StrEnum):
     UNTRUSTED = "untrusted"
 
 
-#: names that stand for action groups or the prompt in policy, so no tool may bear them
-RESERVED = frozenset({*Effect, "llm", "tool", "mcp", "prompt"})
+#: names that stand for action groups, the prompt or a request of Checkrein's own, so no tool may bear them
+RESERVED = frozenset({*Effect, "llm", "tool", "mcp", PROMPT, LOOSEN})
 
 
 def _is_integer(value: object) -> bool:
@@ -203,7 +204,7 @@ class ManifestReader(Checker):
             hint = f"use letters, digits and _ . - / : within {MAX_NAME} characters"
             self.complain(path, f"`{name[:80]}` cannot name a tool", hint)
         if name in RESERVED:
-            self.complain(path, f"`{name}` is the name of an action group", "give the tool another name")
+            self.complain(path, f"`{name}` is a name that policies keep", "give the tool another name")
         if not isinstance(value, dict):
             self.complain(path, f"`{name}` is {kind_of(value)}, not a mapping", "write `effects: [read]` below it")
             return None

@@ -20,10 +20,10 @@ from checkrein.flow.limits import Targets
 from checkrein.ledger import Record
 from checkrein.ledger.record import facets
 from checkrein.model import Decision, LedgerInvalid, Outcome, Request
+from checkrein.model.request import LOOSEN
 from checkrein.ports import Census, Counted, RecordQuery, Store
 from checkrein.services.golden import Golden
 from checkrein.services.reconcile import stands
-from checkrein.services.rollouts import LOOSEN
 
 #: records of one kind that are read
 SAMPLE = 10_000

@@ -29,6 +29,7 @@ from checkrein.model import (
     StoreConflict,
     Subject,
 )
+from checkrein.model.request import LOOSEN
 from checkrein.model.requirement import Requirement
 from checkrein.model.risk import Level, Risk
 from checkrein.ports import Clock, RecordQuery, Row, Save, Store, Unit
@@ -37,8 +38,6 @@ from checkrein.services.arms import ROOM, Arms
 from checkrein.services.counting import KINDS, count
 
 STEP, ROLLBACK, VERDICT = "rollout.step", "rollout.rollback", "gate.verdict"
-#: what people are asked to agree to
-LOOSEN = "rollout.loosen"
 #: what stands in the place of a verdict, in the rollout and in its records
 UNSAFE = "UnsafeWithoutGate"
 ATTEMPTS = 32
