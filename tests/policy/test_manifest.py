@@ -153,6 +153,16 @@ def test_arguments_are_checked_by_name_and_type_and_never_shown() -> None:
     )
 
 
+def test_what_an_agent_calls_its_arguments_is_neither_repeated_nor_counted_out() -> None:
+    manifests = Manifests.from_yaml(TOOLS)
+    card = {"to": "ACME", "amount": 5, "4111 1111 1111 1111": 1}
+    assert manifests.check_input("transfer_funds", card) == ("1 argument is not declared",)
+    many = {"to": "ACME", "amount": 5, "AKIA4": 1} | {"x" * (1 + count): 1 for count in range(3000)}
+    problems = manifests.check_input("transfer_funds", many)
+    assert problems[0] == "the argument `x` is not declared"
+    assert problems[5:] == ("2996 more arguments are not declared",)
+
+
 @pytest.mark.parametrize(
     ("kind", "good", "bad"),
     [

@@ -168,11 +168,18 @@ class Manifests(msgspec.Struct, frozen=True):
             elif not kind.admits(value):
                 problems.append(f"the argument `{name}` is not of type `{kind.type}`")
         undeclared = sorted(set(input) - set(manifest.input))
-        problems += [f"the argument `{name[:80]}` is not declared" for name in undeclared]
+        named = [name for name in undeclared if _PLAIN.fullmatch(name)][:_MAX_NAMED]
+        problems += [f"the argument `{name}` is not declared" for name in named]
+        if rest := len(undeclared) - len(named):
+            problems.append(
+                f"{rest} {'more ' if named else ''}{'argument is' if rest == 1 else 'arguments are'} not declared"
+            )
         return tuple(problems)
 
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-/:]*")
+#: what an undeclared argument may be called to be named in a reason, which is recorded for good; and how many are
+_PLAIN, _MAX_NAMED = re.compile(r"[A-Za-z_]{1,40}"), 5
 _ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 _MEMBERS = ("effects", "input", "control", "limits", "output", "personal", "intents", "labels", "description")
 
