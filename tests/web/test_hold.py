@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from checkrein.compose import System, open_system
 from checkrein.config import UpstreamConfig
 from checkrein.flow.approval import State
+from checkrein.flow.rollout import Event, Kind, Plan
 from checkrein.web.server import BackgroundServer
 from fakes import FakeModel
 
@@ -62,6 +64,28 @@ async def test_an_approved_request_is_answered_as_if_nobody_had_been_asked(
     assert (status, answer["choices"][0]["message"]["content"]) == (200, "hello")
     assert model.calls == 1
     assert system.approvals.get(id).state is State.USED
+
+
+async def test_a_held_request_goes_to_no_canary_that_was_rolled_back_meanwhile(
+    folder: Path, model_url: str, model: FakeModel
+):
+    upstreams = {name: UpstreamConfig(base_url=f"{model_url}/{name}/v1") for name in ("stable", "canary")}
+    with closing(open_system(folder, flags={"approvals.hold": 600}, upstreams=upstreams)) as system:
+        plan = Plan(stages=(100,))
+        rollouts, sides = system.rollouts, {"stable": "stable", "canary": "canary"}
+        begun = rollouts.start(Kind.UPSTREAM, **sides, plan=plan, unsafe_without_gate=True, by="alice")
+        system.arms.sync()
+        _, key = system.keys.create("alice", by="tests")
+        headers = {"authorization": f"Bearer {key}"}
+        with BackgroundServer(system.app()) as server:
+            async with aiohttp.ClientSession(server.url, headers=headers) as http:
+                request = asyncio.ensure_future(asking(http))
+                id = await pending(system)
+                rollouts.act(begun.id, Event.ABORT, by="alice")
+                system.arms.sync()
+                vote(system, id, approve=True)
+                assert (await asyncio.wait_for(request, PATIENCE_S))[0] == 200
+        assert model.paths == ["/stable/v1/chat/completions"]
 
 
 async def test_a_denied_request_is_answered_with_the_denial(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
 
@@ -101,21 +101,21 @@ class Gateway:
         caller: str,
         trace_id: str = "",
         once: Once | None = None,
-        part: Part | None = None,
+        arm: Callable[[], Part | None] = lambda: None,
         hold: Hold | None = None,
         wish: Amount = NOTHING,
     ) -> AsyncIterator[Governed]:
         """Enter only with a durable decision that lets the action run; leave with its end recorded.
 
-        `part` is the part that the chosen upstream takes in a rollout, `wish` what the action is expected to use. With
-        `hold` an action that needs people waits for them that long: approved, it is decided afresh and goes on by
-        itself.
+        `arm` chooses an upstream and says which part it takes in a rollout, anew for each decision: a rollout may go
+        back while people are asked. `wish` is what the action is expected to use. With `hold` an action that needs
+        people waits for them that long: approved, it is decided afresh and goes on by itself.
 
         Raises `Denied`, `ApprovalRequired` or `StoreUnavailable` instead of entering; with an idempotency key also
         `Replay` and `IdempotencyConflict`. An exception inside, or a cancellation, is recorded as the end and goes on.
         When the kill switch is thrown for it while it runs, it is cancelled and raises `Killed`.
         """
-        governed = await self._entered(request, caller, trace_id, once, part, hold, wish)
+        governed = await self._entered(request, caller, trace_id, once, arm, hold, wish)
         running = self._running.enter(governed.request, caller)
         try:
             yield governed
@@ -142,7 +142,7 @@ class Gateway:
         caller: str,
         trace_id: str,
         once: Once | None,
-        part: Part | None,
+        arm: Callable[[], Part | None],
         hold: Hold | None,
         wish: Amount,
     ) -> Governed:
@@ -150,7 +150,7 @@ class Gateway:
         until = monotonic() + hold.seconds if hold else 0.0
         while True:
             try:
-                steps = self._begin(request, caller, trace_id, once, part, wish)
+                steps = self._begin(request, caller, trace_id, once, arm(), wish)
                 return await self._driver.run(steps, self._abandoned)
             except ApprovalRequired as waiting:
                 left = until - monotonic()

@@ -29,6 +29,7 @@ from checkrein.services.governed import Governed
 from checkrein.services.idempotency import Replay
 from checkrein.services.payloads import MAX_ANSWER_BYTES as MAX_KEPT_BYTES
 from checkrein.services.payloads import MAX_RESULT_BYTES
+from checkrein.services.pdp import Part
 from checkrein.services.speech import Speech, Withheld
 from checkrein.services.turns import TURN
 from checkrein.services.waiting import Hold
@@ -118,7 +119,14 @@ class Proxy:
         keys = self._gateway.idempotency
         try:
             prompt = openclaw.in_turn(dialect.read(data, key), key)
-            name, part = self._arms.route(self._routes.serving(prompt.model), prompt.request)
+            serving = self._routes.serving(prompt.model)
+            name, _ = self._arms.route(serving, prompt.request)
+
+            def arm() -> Part | None:
+                nonlocal name
+                name, part = self._arms.route(serving, prompt.request)
+                return part
+
             claimed = keys.once(once, caller=key.id, operation=PREFIX + dialect.path, body=data) if once else None
             answer.keeps = MAX_KEPT_BYTES if claimed else MAX_RESULT_BYTES if self._gateway.keeps_results else 0
             answer.meter = meter = Meter(prompt, self._routes.tariff(name), says=dialect.says)
@@ -128,7 +136,7 @@ class Proxy:
                 caller=key.id,
                 trace_id=trace_id,
                 once=claimed,
-                part=part,
+                arm=arm,
                 hold=hold,
                 wish=meter.wish,
             ) as governed:
