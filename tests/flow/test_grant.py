@@ -87,6 +87,13 @@ def decision(level: Level = Level.AMBER, **changed: object) -> Decision:
     return msgspec.structs.replace(asked, **changed)
 
 
+def test_a_grant_is_for_everything_of_an_action_but_its_arguments():
+    asked = request()
+    deletes = msgspec.structs.replace(asked.action, properties={**asked.action.properties, "method": "DELETE"})
+    assert shape(msgspec.structs.replace(asked, action=deletes)) != shape(asked)
+    assert shape(request(amount=7)) == shape(asked)
+
+
 @pytest.mark.parametrize(("state", "event"), list(itertools.product(TRANSITIONS, Event)))
 def test_an_event_moves_it_as_the_table_says_or_changes_nothing(state: State, event: Event):
     before = msgspec.structs.replace(grant(), state=state)

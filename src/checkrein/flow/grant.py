@@ -106,13 +106,13 @@ Discharge = Approval | Grant
 
 
 def shape(request: Request) -> str:
-    """SHA-256 (hex) of what a grant is for, `checkrein.grant.v1`: everything of an action but its arguments."""
+    """SHA-256 (hex) of what a grant is for, `checkrein.grant.v2`: everything of an action but its arguments."""
     fields = {
-        "v": "checkrein.grant.v1",
+        "v": "checkrein.grant.v2",
         "subject": [request.subject.type, request.subject.id],
         "on_behalf_of": list(request.on_behalf_of),
         "agent": request.agent_id,
-        "action": request.action.name,
+        "action": [request.action.name, {**request.action.properties, "input": {}}],
         "resource": [request.resource.type, request.resource.id, request.resource.properties],
         "scope": request.context.get("scope"),
         "environment": request.context.get("environment"),
