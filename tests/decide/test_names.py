@@ -5,12 +5,13 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from checkrein.decide.names import check_names, nameable
-from checkrein.model import BadRequest, Request
+from checkrein.model import BadRequest, Request, Resource, Subject
 
 KEY = "ghp_" + "aB3d" * 9
 
@@ -48,6 +49,24 @@ def test_a_session_that_is_an_object_is_read_too() -> None:
     with pytest.raises(BadRequest):
         check_names(asked(session={"id": KEY}))
     check_names(asked(session={"id": 5}))
+
+
+def test_types_and_those_it_is_done_for_are_names_too() -> None:
+    value = "4111 1111 1111 1111"
+    plain = asked(type="record", model="r-1")
+    for request in (
+        msgspec.structs.replace(plain, subject=Subject(value, "alice")),
+        msgspec.structs.replace(plain, resource=Resource(value, "r-1")),
+        msgspec.structs.replace(plain, context={"on_behalf_of": ["bob", value]}),
+    ):
+        with pytest.raises(BadRequest, match=r"pii\.card"):
+            check_names(request)
+
+
+def test_a_resource_that_is_neither_model_nor_tool_holds_no_secret() -> None:
+    with pytest.raises(BadRequest, match="recorded: secret"):
+        check_names(asked(type="record", model=f"https://store.example/?token={KEY}"))
+    check_names(asked(type="account", model="4111 1111 1111 1111"))
 
 
 def test_a_resource_that_is_neither_model_nor_tool_keeps_its_id() -> None:

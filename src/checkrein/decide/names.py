@@ -18,6 +18,8 @@ from checkrein.model import BadRequest, Request
 #: classes that may stand in any name, and in the names of who acts
 _ANYWHERE = ("pii.ip",)
 _WHO = (*_ANYWHERE, "pii.email")
+#: what the name of a thing may hold that is neither a model nor a tool: an account may be named by its number
+_THINGS = ("pii",)
 #: resources that are a model or a tool are named after it
 _NAMED = ("model", "tool")
 _UUID = re2.compile(r"(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -46,10 +48,16 @@ def nameable(request: Request) -> Request:
 def _names(request: Request) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """What is named, its name, and the classes that the name may hold."""
     yield "subject", request.subject.id, _WHO
+    yield "subject's type", request.subject.type, _ANYWHERE
+    for other in request.on_behalf_of:
+        yield "person it is done for", other, _WHO
     yield "agent", request.agent_id, _WHO
     yield "tool", request.action.name, _ANYWHERE
+    yield "resource's type", request.resource.type, _ANYWHERE
     if request.resource.type in _NAMED:
         yield request.resource.type, request.resource.id, _ANYWHERE
+    else:
+        yield "resource", request.resource.id, _THINGS
     session = request.context.get("session")
     name = session.get("id") if isinstance(session, dict) else session
     if isinstance(name, str):
