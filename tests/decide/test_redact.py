@@ -22,6 +22,10 @@ def test_a_value_becomes_a_token_of_its_class() -> None:
     assert clean(text) == "Write to <EMAIL_1>, card <CARD_1>, that her refund is on its way."
 
 
+def test_quotes_around_an_address_stay():
+    assert clean("mail -s hi 'jane@example.com' \"o'hara@example.com\"") == "mail -s hi '<EMAIL_1>' \"<EMAIL_2>\""
+
+
 def test_only_the_named_classes_are_replaced() -> None:
     text = "jane@example.com, 4111 1111 1111 1111"
     assert clean(text, ("pii.card",)) == "jane@example.com, <CARD_1>"

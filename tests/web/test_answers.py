@@ -222,6 +222,23 @@ async def test_an_answer_that_cannot_be_read_is_not_passed_on(
     assert (last.kind, last.body["status"]) == ("execution.finished", "failed")
 
 
+@both
+async def test_members_that_a_manifest_calls_personal_are_taken_out_of_a_call(
+    system: System, folder: Path, client: openai.AsyncOpenAI, model: FakeModel, stream: bool
+):
+    tools = folder / "tools.yaml"
+    whom = "{path: string, whom: string?}\n    personal: {whom: person_name}"
+    tools.write_text(tools.read_text().replace("{path: string}", whom, 1))
+    policy = '@id("no-names") @reason("no names") @outcome("redact") @redact("pii.person_name") '
+    policy += 'forbid (principal, action == Action::"read_file", resource);'
+    (folder / "policies/names.cedar").write_text(policy)
+    system.pdp.replace(load_bundle(folder))
+    answer(model, ("read_file", {"path": "a.txt", "whom": "Yusuf Rossi"}), stream=stream)
+    message, _ = await ask(client, stream=stream)
+    (said,) = message.tool_calls
+    assert json.loads(said.function.arguments) == {"path": "a.txt", "whom": "<PERSON_NAME_1>"}
+
+
 # --- words -----------------------------------------------------------------------------------------------------
 
 

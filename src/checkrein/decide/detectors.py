@@ -242,7 +242,10 @@ def _country(digits: bytes) -> bool:
 
 
 PERSONAL = (
-    Rule("pii.email", rb"[A-Za-z0-9\xe9._%+'\-]+@[A-Za-z0-9\xe9\-]+(?:\.[A-Za-z0-9\xe9\-]+)*\.[A-Za-z\xe9]{2,}"),
+    Rule(
+        "pii.email",  # an apostrophe may stand in the name; one at its beginning is a quote
+        rb"[A-Za-z0-9\xe9._%+\-][A-Za-z0-9\xe9._%+'\-]*@[A-Za-z0-9\xe9\-]+(?:\.[A-Za-z0-9\xe9\-]+)*\.[A-Za-z\xe9]{2,}",
+    ),
     Rule("pii.card", rb"\d(?:[^A-Za-z0-9<>]{0,3}\d){11,}", _card, 3, after=CONTEXT_AFTER),
     Rule("pii.card", rb"[\dOoIl]{4}(?:[ .\-]?[\dOoIl]{4}){3}", _lettered_card, 3, short=True, after=1),
     Rule("pii.iban", rb"(?i)\b[a-z]{2}\d\d(?:[ \-._/]?[a-z0-9]){11,29}", _iban, 3, short=True, after=1),

@@ -20,6 +20,8 @@ from checkrein.decide.scan import Passes
 
 #: taking a span out can make its neighbours readable as another span; a text that never settles is withheld
 _PASSES = 4
+#: what is looked at again of a text that was released, in bytes of its image
+_PAST = 1024
 
 
 class Placeholders:
@@ -72,7 +74,8 @@ class Stream:
 
     Held back is the end of the text as long as it may be inside a span: a word, a number with a little of what
     follows, at most `scan.LIMIT` characters. Whoever gives up in the middle drops what is held. Where nothing is found
-    in the first of the `passes`, nothing is found in any: one is enough for a text that is only looked at.
+    in the first of the `passes`, nothing is found in any: one is enough for a text that is only looked at. `past` is
+    what was released of the text before: it is not released again, but its last words say what follows them is.
     """
 
     def __init__(
@@ -83,8 +86,12 @@ class Stream:
         *,
         field: str = "",
         passes: int = _PASSES,
+        past: str = "",
     ) -> None:
         self._passes = Passes(detectors.ruleset(classes), passes, context_of(field))
+        if past:
+            before = image(past)[0][-_PAST:]
+            self._passes.feed(before, range(-len(before), 0), 0)
         self._placeholders = placeholders
         #: tokens given before mean what they meant; a text that holds one of the later ones only looks like it
         self._mine: set[str] = set()
@@ -127,9 +134,12 @@ class Stream:
         done = 0
         for start in sorted(place for place in found if place < certain):
             span = found.pop(start)
-            first, last = start - self._begin, span.end - self._begin
+            first, last = max(start - self._begin, 0), span.end - self._begin
+            if last <= 0:  # in what was released before
+                continue
             parts += [self._text[done:first], self._token(span.cls, self._text[first:last])]
             done = last
+        certain = max(certain, self._begin)
         released = certain - self._begin
         parts.append(self._text[done:released])
         self._text, self._begin = self._text[released:], certain

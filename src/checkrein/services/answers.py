@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from checkrein.decide.redact import redact_json
 from checkrein.model import (
     Action,
     ApprovalRequired,
@@ -103,8 +102,8 @@ class Answers:
         made = await self._gateway.propose(request, caller=governed.caller)
         if not made.outcome.runs:
             return Verdict(refusal(proposal.name, made), made=made)
-        if made.outcome is Outcome.ALLOW_WITH_REDACTION:
-            clean = redact_json(proposal.input, made.redact, governed.placeholders)
+        if made.outcome is Outcome.ALLOW_WITH_REDACTION and isinstance(proposal.input, dict):
+            clean = self._gateway.redacted(request, made, governed.placeholders)
             return Verdict(made=made, input=clean if isinstance(clean, dict) and clean is not proposal.input else None)
         return Verdict(made=made)
 

@@ -10,7 +10,7 @@ from time import perf_counter_ns
 
 import msgspec
 
-from checkrein.decide.redact import Placeholders, redact_json
+from checkrein.decide.redact import Placeholders
 from checkrein.flow import action as flow
 from checkrein.flow.approval import Approval
 from checkrein.flow.approval import State as ApprovalState
@@ -91,9 +91,7 @@ class Deciding:
     def _redact(self, request: Request, decision: Decision, placeholders: Placeholders) -> Request:
         if decision.outcome is not Outcome.ALLOW_WITH_REDACTION:
             return request
-        detectors = self._pdp.detectors(request, decision)
-        clean = redact_json(request.action.input, decision.redact, placeholders, detectors=detectors)
-        properties = {**request.action.properties, "input": clean}
+        properties = {**request.action.properties, "input": self._pdp.redacted(request, decision, placeholders)}
         action = msgspec.structs.replace(request.action, properties=properties)
         return msgspec.structs.replace(request, action=action)
 

@@ -16,6 +16,7 @@ from time import monotonic
 import msgspec
 
 from checkrein.decide.names import nameable
+from checkrein.decide.redact import Placeholders
 from checkrein.flow import action as flow
 from checkrein.flow.approval import Approval
 from checkrein.flow.approval import State as ApprovalState
@@ -174,6 +175,10 @@ class Gateway:
         """Decide about what `governed` answers. What people approved for the prompt holds for its answer."""
         asked = Asked(request, usage=self._deciding.usage(lambda: targets(governed.request, governed.caller)))
         return self._pdp.decide(asked, trace_id=governed.decision.trace_id, discharged=governed.machine.approval)
+
+    def redacted(self, request: Request, made: Decision, placeholders: Placeholders) -> object:
+        """The arguments of an action that was decided so, as they may leave; the very same ones if nothing is taken."""
+        return self._pdp.redacted(request, made, placeholders)
 
     async def note(
         self, request: Request, made: Decision, governed: Governed, *, redactions: Mapping[str, int]

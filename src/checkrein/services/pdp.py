@@ -16,6 +16,7 @@ from checkrein.decide.detect import Detectors
 from checkrein.decide.evaluate import PythonPolicy, evaluate
 from checkrein.decide.explain import explain
 from checkrein.decide.names import check_names
+from checkrein.decide.redact import Placeholders, redact_json
 from checkrein.flow.grant import Discharge
 from checkrein.flow.window import Loosened
 from checkrein.model import Advice, BadRequest, Decision, Outcome, PolicyError, Request
@@ -169,6 +170,11 @@ class Pdp:
         if trial is not None and trial.version.bundle.digest == made.bundle:
             return trial.version.classifier.detectors(request)
         return self._stable.classifier.detectors(request)
+
+    def redacted(self, request: Request, made: Decision, placeholders: Placeholders) -> object:
+        """The arguments of this action as they may leave; the very same ones where nothing is taken out."""
+        detectors = self.detectors(request, made)
+        return redact_json(request.action.input, made.redact, placeholders, detectors=detectors)
 
     def decide(
         self,

@@ -18,6 +18,8 @@ from checkrein.model import Decision, Denied
 #: every class that is found
 CLASSES = tuple(sorted({rule.cls for rule in BUILT_IN.rules}))
 _NOTHING: Mapping[str, int] = {}
+#: so much of what was released is kept: its words give what follows them a meaning
+_PAST = 16 * 1024
 #: decides about an answer of which so much was said and in which this was found, by class
 Consider = Callable[[int, Mapping[str, int]], Decision]
 
@@ -101,8 +103,9 @@ class Voice:
 
     def __init__(self, speech: Speech) -> None:
         self._speech = speech
-        #: while nothing was found in the answer: what is not released yet, and what is found in it
+        #: while nothing was found in the answer: what is not released yet, the end of what is, and what is found
         self._held = ""
+        self._past = ""
         self._seen = Placeholders()
         self._looks = speech.taken is None
         self._stream = Stream(BUILT_IN, EVERYTHING, self._seen, passes=1) if self._looks else self._redacting()
@@ -123,6 +126,7 @@ class Voice:
             found = _known(self._seen.counts) if self._seen.counts else Counter()
             if not found:
                 self._held = self._held[len(out) :]
+                self._past = (self._past + out)[-_PAST:]
                 self._speech.placeholders.reserve(out)
                 return out
             self._speech.settle(found)
@@ -132,7 +136,7 @@ class Voice:
         return self._redacted(self._held, over=over, known=found)
 
     def _redacting(self) -> Stream:
-        return Stream(BUILT_IN, self._speech.taken or (), self._speech.placeholders)
+        return Stream(BUILT_IN, self._speech.taken or (), self._speech.placeholders, past=self._past)
 
     def _redacted(self, text: str, *, over: bool, known: Mapping[str, int] = _NOTHING) -> str:
         """`known` was found in this text before, and is not counted again."""

@@ -13,7 +13,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from checkrein.connectors import openclaw
-from checkrein.decide.redact import Placeholders, redact_json
+from checkrein.decide.redact import Placeholders
 from checkrein.model import (
     BadRequest,
     Caller,
@@ -151,21 +151,26 @@ class AuthZen:
         )
         if told and self._gateways:
             self._gateways.decided(told.gateway, Call(run=told.run, call=told.call, tool=told.tool), made)
-        return _answer(request, made)
+        clean = (
+            self._gateway.redacted(request, made, Placeholders())
+            if made.outcome is Outcome.ALLOW_WITH_REDACTION
+            else None
+        )
+        return _answer(request, made, clean)
 
 
-def _answer(request: Request, made: Decision) -> Mapping[str, object]:
+def _answer(request: Request, made: Decision, clean: object) -> Mapping[str, object]:
     """The answer to a request.
 
-    To a redaction belong the arguments as they may leave, for callers that cannot redact; to an approval that was
-    presented, that the decision rests on it, or what to do now where it did not help.
+    To a redaction belong the arguments as they may leave (`clean`), for callers that cannot redact; to an approval that
+    was presented, that the decision rests on it, or what to do now where it did not help.
     """
     answer = made.to_json()
     context = answer["context"]
     if not isinstance(context, dict):
         return answer
     if made.outcome is Outcome.ALLOW_WITH_REDACTION:
-        context["input"] = redact_json(request.action.input, made.redact, Placeholders())
+        context["input"] = clean
     if made.outcome.runs and made.approval_id:
         context["approval"] = {"id": made.approval_id, "approved_until": made.approval_expires_at}
     elif request.context.get("approval") is not None and not made.outcome.runs:
