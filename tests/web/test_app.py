@@ -133,7 +133,7 @@ async def test_a_page_of_another_origin_is_refused(http: aiohttp.ClientSession, 
         assert reply.status == 200
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/access/v1/evaluation", "/access/v1/evaluations"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/access/v1/requests"])
 @pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/jsonp", ""]
 )

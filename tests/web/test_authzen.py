@@ -1,7 +1,6 @@
-"""AuthZEN Authorization API 1.0, as its text and its certification scenario have it, against a real server.
+"""AuthZEN Authorization API 1.0, as its text has it, against a real server; the scenario has a module of its own.
 
-The fixture is the scenario's, alice and bob, record-1 and record-2, with `read`, `write` and `delete` under names that
-are not those of effect classes.
+The fixture is like the scenario's, alice and bob, record-1 and record-2, with actions under names of ours.
 """
 
 from __future__ import annotations
@@ -249,11 +248,11 @@ async def test_what_is_no_request_is_a_400_with_a_message(http: aiohttp.ClientSe
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""])
-async def test_what_is_not_declared_as_json_is_a_415(http: aiohttp.ClientSession, kind: str):
+async def test_what_is_not_declared_as_json_is_a_400(http: aiohttp.ClientSession, kind: str):
     data = json.dumps(question()).encode()
     for path in (ONE, MANY):
         status, message = await refused(http, data, path, headers={"content-type": kind})
-        assert (status, "application/json" in message) == (415, True)
+        assert (status, "application/json" in message) == (400, True)
 
 
 async def test_a_charset_beside_the_content_type_is_no_harm(http: aiohttp.ClientSession):

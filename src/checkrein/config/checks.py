@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from checkrein.config.places import Places
 from checkrein.config.sections import (
     ApprovalsConfig,
+    AuthzenConfig,
     Config,
     DriftConfig,
     GateConfig,
@@ -33,9 +34,11 @@ from checkrein.model import BadRequest, ConfigError, Level, Outcome, Permission
 from checkrein.model.identity import TOKEN_ALGORITHMS
 from checkrein.model.likeness import alike
 from checkrein.model.people import Absence
+from checkrein.model.request import MAX_NAME, PROMPT
 from checkrein.model.requirement import parse_factors, parse_span
 from checkrein.model.retention import FLOOR_DAYS, Retention
 from checkrein.model.target import Target, What
+from checkrein.policy.manifest import RESERVED
 
 #: of what a record can hold, in billionths for money
 MAX_LIMIT = 9_000_000
@@ -115,6 +118,19 @@ def _check_approvals(given: ApprovalsConfig, places: Places) -> None:
     if not 0 <= given.hold <= 600:
         hint = "give it in seconds; 0 answers at once that people are asked"
         raise places.error("approvals.hold", "is not from 0 to 600", hint)
+
+
+def _check_authzen(given: AuthzenConfig, places: Places) -> None:
+    for theirs, ours in given.actions.items():
+        if theirs == PROMPT or not theirs:
+            raise places.error("authzen.actions", f"renames `{theirs}`", "name what is no action here")
+        if ours in RESERVED or ours in given.actions or not ours:
+            hint = "name the tool as `tools.yaml` does"
+            raise places.error(f"authzen.actions.{theirs}", f"names `{ours[:80]}`, which is no tool", hint)
+    for type, ids in given.resources.items():
+        if not all(0 < len(name) <= MAX_NAME for name in (type, *ids)):
+            hint = f"name types and ids with 1 to {MAX_NAME} characters"
+            raise places.error(f"authzen.resources.{type[:80]}", "holds a name that no request can bear", hint)
 
 
 def _check_retention(given: Retention, places: Places) -> None:
@@ -374,6 +390,7 @@ def _is_base_url(text: str) -> bool:
 _SECTION_CHECKS: dict[str, Callable[[Any, Places], None]] = {
     "server": _check_server,
     "approvals": _check_approvals,
+    "authzen": _check_authzen,
     "rollout": _check_rollout,
     "gate": _check_gate,
     "targets": _check_targets,

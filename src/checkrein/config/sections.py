@@ -10,6 +10,7 @@ from checkrein.model.people import Absence, People
 from checkrein.model.people import Person as KnownPerson
 from checkrein.model.requirement import Requirement, parse_factors, parse_span
 from checkrein.model.retention import Retention
+from checkrein.model.vocabulary import Vocabulary
 
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -221,12 +222,17 @@ class RolloutConfig(Plan, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return Plan(**{**given, "slow_ms": self.slow_decision_ms if kind is Kind.POLICY else self.slow_ms})
 
 
+class AuthzenConfig(Vocabulary, frozen=True, forbid_unknown_fields=True):
+    """What enforcement points call an action that has another name here, and what is known of resources."""
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole of `checkrein.toml`."""
 
     environment: str = "development"
     server: Server = Server()
     approvals: ApprovalsConfig = ApprovalsConfig()
+    authzen: AuthzenConfig = AuthzenConfig()
     upstreams: dict[str, UpstreamConfig] = {}
     people: dict[str, Person] = {}
     oncall: dict[str, Oncall] = {}
@@ -264,6 +270,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "server": Server,
     "approvals": ApprovalsConfig,
+    "authzen": AuthzenConfig,
     "retention": Retention,
     "rollout": RolloutConfig,
     "gate": GateConfig,

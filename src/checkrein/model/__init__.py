@@ -5,6 +5,7 @@
 `risk`      green, amber, red, with the factors that made it
 `identity`  who is calling: the key they hold and what it lets them do
 `usage`     what somebody has used so far
+`vocabulary` what enforcement points call things that have another name here
 `target`    what a switch or a limit is about: an agent, a key, a model, a subject, a tool
 `requirement` what people a policy asks for ("2 of finance")
 `people`    who there is: roles, on-call lists

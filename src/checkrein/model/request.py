@@ -16,6 +16,8 @@ PROMPT = "prompt"
 LOOSEN = "rollout.loosen"
 #: the type of the resource that is a tool
 TOOL = "tool"
+#: characters of the name or type of anything in a request
+MAX_NAME = 512
 #: people on whose behalf one action may be done
 MAX_BEHALF = 16
 #: what `action.properties.direction` says of a prompt that is about its answer
@@ -88,8 +90,8 @@ class Request(msgspec.Struct, frozen=True):
             ("resource.id", request.resource.id),
         )
         for name, text in members:
-            if not text or len(text) > 512:
-                raise BadRequest(f"`{name}` is empty or longer than 512 characters", hint="name it")
+            if not text or len(text) > MAX_NAME:
+                raise BadRequest(f"`{name}` is empty or longer than {MAX_NAME} characters", hint="name it")
         if not isinstance(request.action.properties.get("input", {}), dict):
             raise BadRequest("`action.properties.input` is not an object", hint="send the arguments by name")
         given = request.context.get("on_behalf_of")
@@ -144,7 +146,7 @@ def _names(given: object) -> tuple[str, ...]:
     names = [given] if isinstance(given, str) else given
     if not isinstance(names, list | tuple) or len(names) > MAX_BEHALF:
         return ()
-    if not all(isinstance(name, str) and 0 < len(name) <= 512 for name in names):
+    if not all(isinstance(name, str) and 0 < len(name) <= MAX_NAME for name in names):
         return ()
     return tuple(dict.fromkeys(names))
 

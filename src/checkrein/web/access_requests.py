@@ -16,13 +16,14 @@ from starlette.responses import Response
 
 from checkrein.model import BadRequest, Caller, Permission, Request
 from checkrein.model.json import canonical, dumps, fold, load_object
+from checkrein.model.vocabulary import Vocabulary
 from checkrein.ports import Clock
 from checkrein.services.access_requests import AccessRefused, AccessRequests, Denial, task
 from checkrein.services.approvals import Approvals
 from checkrein.services.idempotency import Idempotency
 from checkrein.services.waiting import Drain, Waiting
 from checkrein.web import body
-from checkrein.web.authzen import REQUESTS, as_caller, base_url
+from checkrein.web.authzen import REQUESTS, base_url, in_our_words
 from checkrein.web.guard import allow
 from checkrein.web.headers import idempotency_key, preferred_wait, require_json
 
@@ -41,7 +42,7 @@ MAX_WAIT_S = 60
 
 
 class AccessRequestRoutes:
-    """`public_url` as in `AuthZen`; `retry_after_s` is told to who looks at a task that is still pending."""
+    """`public_url` and `vocabulary` as in `AuthZen`; `retry_after_s` is told to who looks at a task that is pending."""
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class AccessRequestRoutes:
         clock: Clock,
         drain: Drain,
         *,
+        vocabulary: Vocabulary,
         max_body_bytes: int,
         retry_after_s: int,
         public_url: str = "",
@@ -65,6 +67,7 @@ class AccessRequestRoutes:
         self._limit = max_body_bytes
         self._retry_after_s = retry_after_s
         self._public_url = public_url
+        self._vocabulary = vocabulary
 
     async def submit(self, http: HttpRequest) -> Response:
         """202 and the task, 201 if it is settled already; the same one for every submission of the same denial."""
@@ -72,7 +75,7 @@ class AccessRequestRoutes:
         require_json(http.headers)
         given = idempotency_key(http.headers)
         value = load_object(await body.read(http.headers, http.receive, self._limit))
-        request = as_caller(_request(value), key)
+        request = in_our_words(_request(value), key, self._vocabulary)
         denial = _denial(value.get("denial"))
         once = None
         if given:

@@ -26,6 +26,7 @@ from checkrein.model import (
     Unauthorized,
 )
 from checkrein.model.json import dumps, load_object
+from checkrein.model.vocabulary import Vocabulary
 from checkrein.services.gateway import Gateway
 from checkrein.services.idempotency import Once
 from checkrein.services.reconcile import Call, Gateways
@@ -67,12 +68,21 @@ class _Call(msgspec.Struct, frozen=True):
 
 
 class AuthZen:
-    """`public_url` is where callers find this server, if that is not what they write into `Host`."""
+    """`public_url` is where callers find this server, if that is not what they write into `Host`; `vocabulary` is what
+    they call things.
+    """
 
     def __init__(
-        self, gateway: Gateway, *, max_body_bytes: int, public_url: str = "", gateways: Gateways | None = None
+        self,
+        gateway: Gateway,
+        *,
+        vocabulary: Vocabulary,
+        max_body_bytes: int,
+        public_url: str = "",
+        gateways: Gateways | None = None,
     ) -> None:
         self._gateway = gateway
+        self._vocabulary = vocabulary
         self._gateways = gateways
         self._limit = max_body_bytes
         self._public_url = public_url
@@ -136,10 +146,9 @@ class AuthZen:
             return {"decision": False, "context": {"error": {"status": status, "message": str(error)}}}
 
     async def _evaluate(self, value: Mapping[str, object], call: _Call, once: Once | None) -> Mapping[str, object]:
-        request = as_caller(Request.from_json(value), call.key)
+        request = in_our_words(Request.from_json(value), call.key, self._vocabulary)
         # only an enforcement point is believed when it says that it asks for a gateway
-        believed = self._gateways and Permission.DECIDE in call.key.permissions
-        told = openclaw.asked(request.context) if believed else None
+        told = openclaw.asked(request.context) if self._gateways and believed(call.key) else None
         if told and self._gateways:
             self._gateways.admit(told.gateway)
         made = await self._gateway.evaluate(
@@ -183,13 +192,23 @@ def base_url(http: HttpRequest, public_url: str) -> str:
     return public_url.rstrip("/") or f"{http.url.scheme}://{http.headers['host']}"
 
 
+def believed(key: Caller) -> bool:
+    """Whether it is an enforcement point: that names the subject, and knows what it asks about."""
+    return Permission.DECIDE in key.permissions
+
+
+def in_our_words(request: Request, key: Caller, vocabulary: Vocabulary) -> Request:
+    """The request as it is decided: who the key may speak for, what is asked for, and what is known of it."""
+    return vocabulary.inward(as_caller(request, key), believed=believed(key))
+
+
 def as_caller(request: Request, key: Caller) -> Request:
     """The request with a subject the key may speak for.
 
     A key that may `decide` is an enforcement point and names the subject. Any other key speaks for its owner
     only, with the key's own roles and agent.
     """
-    if Permission.DECIDE in key.permissions:
+    if believed(key):
         return request
     if (request.subject.type, request.subject.id) != ("user", key.owner):
         raise Unauthorized(

@@ -54,7 +54,8 @@ def status_of(error: CheckreinError) -> int:
 
 def error_response(path: str, error: CheckreinError, trace_id: str = "") -> Response:
     """The error in the words of the protocol that was spoken: OpenAI's, AuthZEN's, or RFC 9457 for ours."""
-    status = status_of(error)
+    authzen = path.startswith("/access/") and not path.startswith(REQUESTS)
+    status = 400 if authzen and isinstance(error, NotJson) else status_of(error)  # its text knows no 415
     headers = {trace.HEADER: trace_id} if trace_id else {}
     if status == 401:
         headers["www-authenticate"] = "Bearer"
@@ -68,7 +69,7 @@ def error_response(path: str, error: CheckreinError, trace_id: str = "") -> Resp
         refused = openai.refusal(error, retry_after_s=1)
         return JSONResponse(refused.body, status_code=status, headers={**refused.headers, **headers})
     message = f"{error} ({error.hint})" if error.hint else str(error)
-    if path.startswith("/access/") and not path.startswith(REQUESTS):
+    if authzen:
         return PlainTextResponse(message, status_code=status, headers=headers)
     problem = {"type": _problem_type(path, error), "title": str(error), "status": status, "detail": error.hint}
     if isinstance(error, VoteRefused):

@@ -8,7 +8,7 @@ from checkrein.model import BadRequest
 
 
 class NotJson(BadRequest):
-    """The body is declared as something else, or not at all. HTTP 415."""
+    """The body is declared as something else, or not at all. HTTP 415, or 400 where AuthZEN is spoken."""
 
 
 def require_json(headers: Headers) -> None:
