@@ -19,6 +19,7 @@ ROUTES = [
     ("POST", "/v1/chat/completions"),
     ("POST", "/access/v1/evaluation"),
     ("POST", "/access/v1/evaluations"),
+    ("POST", "/access/v1/search/action"),
     ("POST", "/access/v1/requests"),
     ("GET", "/access/v1/requests/apr_1"),
     ("GET", "/.well-known/authzen-configuration"),

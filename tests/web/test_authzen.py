@@ -426,7 +426,12 @@ async def test_the_metadata_names_the_endpoints_and_each_of_them_answers(http: a
     assert requests == f"{url}/access/v1/requests"
     async with http.post(requests.removeprefix(url), json=question()) as reply:
         assert (reply.status, reply.content_type) == (400, "application/problem+json")
+    searches = {name: endpoints.pop(name) for name in sorted(endpoints) if name.startswith("search_")}
     assert endpoints == {"access_evaluation_endpoint": url + ONE, "access_evaluations_endpoint": url + MANY}
+    for endpoint in searches.values():
+        async with http.post(endpoint.removeprefix(url), json=question()) as reply:
+            assert (reply.status, reply.content_type) == (200, "application/json")
+    assert len(searches) == 3
     for endpoint in endpoints.values():
         assert (await ask(http, question(), endpoint.removeprefix(url)))["decision"] is True
 

@@ -19,6 +19,7 @@ from checkrein.ports import RecordQuery
 from checkrein.web.server import BackgroundServer
 
 ONE, MANY = "/access/v1/evaluation", "/access/v1/evaluations"
+WHO, WHAT, HOW = (f"/access/v1/search/{sought}" for sought in ("subject", "resource", "action"))
 
 CONFIG = """
 environment = "test"
@@ -234,6 +235,83 @@ async def test_3_4_a_batch_of_nothing_is_a_single_evaluation(http: aiohttp.Clien
     assert (await ask(http, MANY, RULE_1 | evaluations))["decision"] is True
 
 
+# --- 4 Search ---------------------------------------------------------------------------------------------------
+
+USERS, RECORDS = {"subject": {"type": "user"}}, {"resource": {"type": "record"}}
+SEARCHES = {WHO: USERS | READ | FIRST, WHAT: ALICE | READ | RECORDS, HOW: ALICE | FIRST}
+
+
+async def results(http: aiohttp.ClientSession, path: str, body: object) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = (await ask(http, path, body))["results"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "least"),
+    [
+        pytest.param(WHO, SEARCHES[WHO], ["alice", "bob"], id="S1, 4.2.1"),
+        pytest.param(WHO, USERS | WRITE | ARCHIVED, ["bob"], id="S4, 4.2.4"),
+        pytest.param(WHAT, SEARCHES[WHAT], ["record-1"], id="S2, 4.3.1"),
+        pytest.param(WHAT, ADMIN | WRITE | RECORDS, ["record-2"], id="S5, 4.3.4"),
+        pytest.param(HOW, SEARCHES[HOW], ["read", "write"], id="S3, 4.4.1"),
+        pytest.param(HOW, ADMIN | ARCHIVED, ["write"], id="S6, 4.4.3"),
+    ],
+)
+async def test_4_what_is_permitted_is_found(
+    http: aiohttp.ClientSession, path: str, asked: dict[str, Any], least: list[str]
+):
+    found = await results(http, path, asked)
+    for timed in ({}, TIMED):  # 4.2.2, 4.3.2, 4.4.2
+        assert await results(http, path, asked | timed) == found
+    names = [each["name"] if path == HOW else each["id"] for each in found]
+    assert set(least) <= set(names)
+    kind = {WHO: "user", WHAT: "record"}.get(path)
+    assert kind is None or all(each["type"] == kind for each in found)
+
+
+async def test_4_2_3_and_4_3_3_the_id_of_what_is_sought_is_ignored(http: aiohttp.ClientSession):
+    assert await results(http, WHO, SEARCHES[WHO] | ALICE) == await results(http, WHO, SEARCHES[WHO])
+    assert await results(http, WHAT, SEARCHES[WHAT] | FIRST) == await results(http, WHAT, SEARCHES[WHAT])
+
+
+@pytest.mark.parametrize("path", [WHO, WHAT, HOW])
+async def test_4_5_a_page_says_where_the_next_one_begins(http: aiohttp.ClientSession, path: str):
+    asked = SEARCHES[path]
+    first = await ask(http, path, asked | {"page": {"limit": 1}})
+    assert (len(first["results"]), first["page"]["count"]) == (1, 1)
+    last = await ask(http, path, asked | {"page": {"token": first["page"]["next_token"]}})
+    assert last["page"]["next_token"] == ""
+    assert first["results"] + last["results"] == await results(http, path, asked)
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        pytest.param(WHO, USERS | READ | record("record-99"), id="subject, unknown resource"),
+        pytest.param(WHO, {"subject": {"type": "spaceship"}} | READ | FIRST, id="subject, unknown type"),
+        pytest.param(WHO, USERS | READ | {"resource": {"type": "planet", "id": "x"}}, id="subject, unknown input type"),
+        pytest.param(WHAT, user("nonexistent-user") | READ | RECORDS, id="resource, unknown subject"),
+        pytest.param(WHAT, ALICE | READ | {"resource": {"type": "planet"}}, id="resource, unknown type"),
+        pytest.param(HOW, user("nonexistent-user") | FIRST, id="action, unknown subject"),
+        pytest.param(HOW, {"subject": {"type": "spaceship", "id": "x"}} | FIRST, id="action, unknown type"),
+    ],
+)
+async def test_4_6_nothing_found_is_an_empty_list(http: aiohttp.ClientSession, path: str, asked: dict[str, Any]):
+    assert await results(http, path, asked) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "missing"),
+    [
+        *((WHO, member) for member in ("subject", "subject.type", "action", "action.name", "resource", "resource.id")),
+        *((WHAT, member) for member in ("subject", "subject.id", "action", "resource", "resource.type")),
+        *((HOW, member) for member in ("subject", "subject.id", "resource", "resource.id")),
+    ],
+)
+async def test_4_7_a_missing_input_is_a_400(http: aiohttp.ClientSession, path: str, missing: str):
+    assert await status(http, path, json=without(SEARCHES[path], missing)) == 400
+
+
 # --- 6 Discovery ------------------------------------------------------------------------------------------------
 
 
@@ -244,6 +322,8 @@ async def test_6_the_metadata_names_endpoints_below_the_base_it_was_found_at(htt
     assert found["policy_decision_point"] == url
     assert found["access_evaluation_endpoint"] == url + ONE
     assert found["access_evaluations_endpoint"] == url + MANY
+    searching = [found[f"search_{sought}_endpoint"] for sought in ("subject", "resource", "action")]
+    assert searching == [url + WHO, url + WHAT, url + HOW]
     assert all(isinstance(each, str) for each in found["capabilities"])
 
 

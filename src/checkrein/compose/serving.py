@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from checkrein.compose.facts import ConfiguredNames
 from checkrein.compose.outside import upstream
 from checkrein.compose.terms import at_root, expected_tokens, gateway_configs, tariff
 from checkrein.config import UpstreamConfig
@@ -12,6 +13,7 @@ from checkrein.connectors.openclaw import WatchedUpstream
 from checkrein.model.requirement import parse_span
 from checkrein.ports import Upstream
 from checkrein.services.access_requests import AccessRequests
+from checkrein.services.search import Searches
 from checkrein.services.waiting import Drain, Hold
 from checkrein.web.access_requests import AccessRequestRoutes
 from checkrein.web.admin import Admin
@@ -27,6 +29,7 @@ from checkrein.web.openclaw import OpenClaw
 from checkrein.web.pages import Pages
 from checkrein.web.proxy import Proxy
 from checkrein.web.routes import Route, Routes
+from checkrein.web.search import SearchRoutes
 
 if TYPE_CHECKING:
     from checkrein.compose.system import System
@@ -73,6 +76,19 @@ def application(system: System) -> Application:
             public_url=server.public_url,
             gateways=system.gateways,
             vocabulary=system.config.authzen,
+        ),
+        SearchRoutes(
+            Searches(
+                system.pdp,
+                ConfiguredNames(system.config, where.named),
+                system.config.authzen,
+                system.killswitch,
+                system.limits,
+                system.store,
+                system.clock,
+                key=system.data.commitment_key(),
+            ),
+            max_body_bytes=server.max_body_bytes,
         ),
         Admin(system.audit, system.failing, system.warnings, now_us=system.clock.now_us),
         Metrics(system.gateway.live, system.vitals, system.measured),

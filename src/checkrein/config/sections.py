@@ -223,7 +223,7 @@ class RolloutConfig(Plan, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class AuthzenConfig(Vocabulary, frozen=True, forbid_unknown_fields=True):
-    """What enforcement points call an action that has another name here, and what is known of resources."""
+    """What enforcement points call an action that has another name here, and the resources that there are."""
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,6 +6,7 @@
 `recording`  its records, durable before it runs and before it is answered
 `steps`      the two drivers of an action's steps: asyncio and threads
 `governed`   what a governed action is while it is under way
+`search`     who may do what to what: the known ones, decided one by one
 `approvals`  lists, shows and votes; the state machine in the store; `electorate` is who may vote, `delegation` in whose
              place, `edits` changes what is asked, `grants` are standing permissions, `emergency` is break-glass
 `audit`      reads, verifies and exports the ledger; activity rows

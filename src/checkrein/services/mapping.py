@@ -48,6 +48,7 @@ class Kind(msgspec.Struct, frozen=True):
 #: 4 High; status 0 Unknown, 1 Success, 2 Failure, 99 Other. What a record says itself goes before these.
 KINDS = (
     Kind("decision", API, 99),
+    Kind("search", API, 2),
     Kind("approval.requested", API, 1),
     Kind("approval.escalated", API, 3),
     Kind("approval.voted", API, 3),
@@ -209,6 +210,7 @@ FIELDS = (
     ),
     _own("body.decision.latency_us", "OCSF's `duration` counts milliseconds, in which this would be nothing"),
     _own("body.redactions"),
+    _own("body.search"),
     _own("body.approval"),
     _own("body.vote"),
     _own("body.edit"),

@@ -117,6 +117,39 @@ def decision(
     )
 
 
+def search(
+    request: Request,
+    *,
+    trace_id: str,
+    caller: str,
+    sought: str,
+    decided: int,
+    found: Sequence[str],
+    bundle: str,
+    key: bytes,
+) -> Draft:
+    """A page of a search: `decided` candidates for the member of the request that was `sought`, whose name is empty."""
+    given = arguments(request)
+    return Draft(
+        "search",
+        trace_id,
+        {
+            "actor": _actor(request),
+            "action": _action(request),
+            "input_hmac": payload_hmac(key, given),
+            "input_bytes": len(given),
+            "caller": caller,
+            "search": {
+                "for": sought,
+                "decided": decided,
+                "found": len(found),
+                "found_hmac": commitment(key, list(found)),
+                "bundle": bundle,
+            },
+        },
+    )
+
+
 def _rollout(made: Decision) -> dict[str, object]:
     """The part this action takes in a rollout: what its verdict is counted from."""
     if not made.rollout:

@@ -2,6 +2,7 @@
 
 `app`      the ASGI application: Host and Origin checks, keys, limits, routes
 `authzen`  OpenID AuthZEN 1.0: `/access/v1/evaluation`, `/evaluations` and the metadata
+`search`   `/access/v1/search/subject`, `/resource` and `/action`
 `proxy`    `/v1/chat/completions`, `/v1/responses` and `/v1/embeddings`, with a disconnect watcher
 `protocol` HTTP/1.1 as uvicorn speaks it, with a bound on heads
 `answer`   one answer on its way to the caller

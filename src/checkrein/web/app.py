@@ -15,12 +15,13 @@ from checkrein.model import (
     MethodNotAllowed,
     RouteNotFound,
 )
+from checkrein.services.search import Sought
 from checkrein.services.waiting import Drain
 from checkrein.web import trace
 from checkrein.web.access_requests import TASK, AccessRequestRoutes
 from checkrein.web.admin import Admin
 from checkrein.web.approvals import EVENTS, LIST, ONE, VOTE, ApprovalRoutes
-from checkrein.web.authzen import EVALUATION, EVALUATIONS, METADATA, REQUESTS, AuthZen
+from checkrein.web.authzen import EVALUATION, EVALUATIONS, METADATA, REQUESTS, SEARCH, AuthZen
 from checkrein.web.body import Gone
 from checkrein.web.control import KILL, KILLED, LIMITS, REVIVE, Control
 from checkrein.web.errors import error_response
@@ -34,6 +35,7 @@ from checkrein.web.openclaw import ROOT as OPENCLAW
 from checkrein.web.openclaw import OpenClaw
 from checkrein.web.pages import PAGE, PAGES, Pages
 from checkrein.web.proxy import PREFIX, Proxy
+from checkrein.web.search import SearchRoutes
 
 log = logging.getLogger("checkrein.web")
 GET = ("GET", "HEAD")
@@ -59,6 +61,7 @@ def create_app(
     guard: Guard,
     proxy: Proxy,
     authzen: AuthZen,
+    searches: SearchRoutes,
     admin: Admin,
     figures: Metrics,
     models: Models,
@@ -78,6 +81,7 @@ def create_app(
         INVOKE: (POST, request_response(invoke.invoke)),
         EVALUATION: (POST, request_response(authzen.evaluation)),
         EVALUATIONS: (POST, request_response(authzen.evaluations)),
+        **{SEARCH + sought: (POST, request_response(searches.search)) for sought in Sought},
         REQUESTS: (POST, request_response(requests.submit)),
         METADATA: (GET, request_response(authzen.metadata)),
         "/healthz": (GET, request_response(admin.healthz)),

@@ -30,12 +30,15 @@ from checkrein.model.vocabulary import Vocabulary
 from checkrein.services.gateway import Gateway
 from checkrein.services.idempotency import Once
 from checkrein.services.reconcile import Call, Gateways
+from checkrein.services.search import Sought
 from checkrein.web import body, trace
 from checkrein.web.guard import allow
 from checkrein.web.headers import idempotency_key, require_json
 
 EVALUATION = "/access/v1/evaluation"
 EVALUATIONS = "/access/v1/evaluations"
+#: what of this a search is for follows; `search` serves it
+SEARCH = "/access/v1/search/"
 METADATA = "/.well-known/authzen-configuration"
 #: where a denial that people may lift is submitted; `access_requests` serves it
 REQUESTS = "/access/v1/requests"
@@ -94,6 +97,7 @@ class AuthZen:
             "policy_decision_point": base,
             "access_evaluation_endpoint": base + EVALUATION,
             "access_evaluations_endpoint": base + EVALUATIONS,
+            **{f"search_{sought}_endpoint": f"{base}{SEARCH}{sought}" for sought in Sought},
             "access_request_endpoint": base + REQUESTS,
             "capabilities": [ACCESS_REQUESTS],
         }
