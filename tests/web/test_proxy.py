@@ -192,6 +192,30 @@ async def test_when_the_caller_leaves_the_upstream_call_is_dropped_and_recorded_
     assert model.left.wait(timeout=10)
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_the_upstream_call_of_a_caller_that_left_is_dropped_before_a_handful_of_prompts_gets_there(
+    server: str, key: str, model: FakeModel, stream: bool
+):
+    """By the order of events: a prompt takes some milliseconds, so this is well below the 100 ms that are promised."""
+    gone_by: list[bool] = []
+    model.stream, model.falls_silent = [b'data: {"n":1}\n\n'], True
+    async with aiohttp.ClientSession(server, headers={"authorization": f"Bearer {key}"}) as http:
+        leaving = asyncio.ensure_future(http.post(CHAT, json=body("hi", stream=stream)))
+        async with asyncio.timeout(30):
+            while not model.calls:
+                await asyncio.sleep(0)
+        if stream:
+            (await leaving).close()
+        model.stream, model.falls_silent = [], False
+        model.witness = lambda headers: gone_by.append(model.left.is_set())
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        for _ in range(5):
+            async with http.post(CHAT, json=body("hi")) as reply:
+                assert reply.status == 200
+    assert gone_by[-1]
+
+
 def result_of(system: System, trace_id: str) -> object:
     """What the sealed payload of the end holds."""
     (end,) = system.store.records(RecordQuery(trace_id=trace_id, kinds=("execution.finished",)))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
+import json
 import os
 import signal
 import socket
 import threading
 import urllib.request
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -19,8 +22,12 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from checkrein.compose import open_system
+from checkrein.config import UpstreamConfig
 from checkrein.model import ConfigError, StoreUnavailable
+from checkrein.ports import RecordQuery
 from checkrein.web.server import BackgroundServer, serve
+from fakes import chunk
 
 
 async def hello(request: Request) -> Response:
@@ -157,6 +164,52 @@ def test_a_signal_ends_serving_and_the_caller_goes_on(number: signal.Signals) ->
     serve(app_with(), port=0, on_listening=visit_then_signal)
     assert answers == [b"hello"]
     assert signal.getsignal(number) is before
+
+
+def test_after_a_signal_nobody_new_is_let_in_and_an_open_stream_goes_on_to_its_end(folder: Path) -> None:
+    """SIGTERM drains: of this server's half minute of grace only as much passes as the stream takes."""
+    goes_on, told = threading.Event(), list[bytes]()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        await send({"type": "http.response.body", "body": chunk({"content": "begun, "}), "more_body": True})
+        while not goes_on.is_set():
+            await asyncio.sleep(0.01)
+        await send({"type": "http.response.body", "body": chunk({"content": "done"}) + b"data: [DONE]\n\n"})
+
+    with BackgroundServer(slow) as model:
+        system = open_system(folder, upstreams={"slow": UpstreamConfig(base_url=f"{model.url}/v1")})
+        _, secret = system.keys.create("alice", by="tests")
+
+        def call(url: str) -> None:
+            host, port = url.removeprefix("http://").split(":")
+            prompt = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+            headers = {"authorization": f"Bearer {secret}", "content-type": "application/json"}
+            with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=30)) as connection:
+                connection.request("POST", "/v1/chat/completions", json.dumps(prompt), headers)
+                answer = connection.getresponse()
+                told.append(answer.readline())
+                os.kill(os.getpid(), signal.SIGTERM)
+                with contextlib.suppress(ConnectionError):
+                    while True:  # until nobody listens any more
+                        socket.create_connection((host, int(port)), timeout=30).close()
+                goes_on.set()
+                told.append(answer.read())
+
+        caller: list[threading.Thread] = []
+
+        def begin(url: str) -> None:
+            caller.append(threading.Thread(target=call, args=(url,)))
+            caller[0].start()
+
+        serve(system.app(), port=0, grace_s=30, on_listening=begin)
+        caller[0].join(30)
+        (end,) = system.store.records(RecordQuery(kinds=("execution.finished",)))
+        system.close()
+    assert told[-1].endswith(b"data: [DONE]\n\n")
+    assert end.body["status"] == "ok"
 
 
 async def test_an_endless_stream_does_not_keep_the_server_alive() -> None:
