@@ -77,6 +77,9 @@ OTHER = {
     "targets.review_load": "20.0",
     "targets.wrongful_interruptions": "0.5",
     "server.public_url": "https://checkrein.example",
+    "telemetry.endpoint": "http://localhost:4318",
+    "telemetry.headers_env": "OTLP_HEADERS",
+    "telemetry.sample_ratio": "0.5",
 }
 
 
@@ -199,6 +202,10 @@ def test_a_folder_without_files_has_the_defaults(tmp_path: Path) -> None:
             "[oidc.c]\nissuer = 'https://i'\naudience = 'a'\n[oidc.d]\nissuer = 'https://i'\naudience = 'b'",
             "`oidc.c.issuer` stands twice",
         ),
+        ("[telemetry]\nendpoint = 'http://user:s3cret@h'", "`telemetry.endpoint` is not an http(s) address"),
+        ("[telemetry]\nheaders_env = 'k=v'", "`telemetry.headers_env` is not the name of a variable"),
+        ("[telemetry]\nsample_ratio = 1.5", "`telemetry.sample_ratio` is not from 0 to 1"),
+        ("[telemetry]\nsample_ratio = nan", "`telemetry.sample_ratio` is not from 0 to 1"),
         ("[notify.m]\nkind = 'pigeon'", "`notify.m.kind` is `pigeon`"),
         ("[notify.m]\nkind = 'smtp'\nsender = 'c@e'", "`notify.m.host` is missing"),
         ("[notify.m]\nkind = 'smtp'\nhost = 'h'", "`notify.m.sender` is missing"),

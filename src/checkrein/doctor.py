@@ -27,6 +27,7 @@ from checkrein.compose import (
     expected_tokens,
     load_bundle,
     run_cases,
+    tracer,
     verify_ledger,
 )
 from checkrein.config import Loaded, Origin, UpstreamConfig
@@ -85,6 +86,7 @@ def examine(folder: Path, data: Path | None) -> tuple[list[Finding], tuple[Origi
         doctor.ask("upstreams", doctor.upstreams)
         doctor.ask("oidc", doctor.issuers)
         doctor.ask("webhooks", doctor.webhooks)
+        doctor.ask("telemetry", doctor.telemetry)
         doctor.ask("port", doctor.port)
     return doctor.findings, doctor.loaded.origins if doctor.loaded else ()
 
@@ -271,6 +273,12 @@ class _Doctor:
                 yield Finding("fail", what, str(error), error.hint)
             else:
                 yield Finding("ok", what, f"{expected.issuer} publishes {count} key{'' if count == 1 else 's'}")
+
+    def telemetry(self) -> Iterator[Finding]:
+        if self.loaded is None or (told := tracer(self.loaded)) is None:
+            return
+        told.close()
+        yield Finding("ok", "telemetry", f"spans go to {self.loaded.config.telemetry.endpoint}")
 
     def webhooks(self) -> Iterator[Finding]:
         """Whether each webhook and each way to people can be told, how far it is behind, and what it would not take."""

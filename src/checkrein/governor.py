@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
@@ -36,14 +36,22 @@ class Governor:
 
     def __init__(self, system: System) -> None:
         self.system = system
+        self._tracing = ExitStack()
+        self._tracing.enter_context(system.tracing())
 
     @classmethod
     def open(cls, folder: Path | str, *, data: Path | str | None = None) -> Self:
         """Open a governance folder (`checkrein init` writes one). `data` is where the store lives."""
-        return cls(open_system(folder, data=data))
+        system = open_system(folder, data=data)
+        try:
+            return cls(system)
+        except ConfigError:
+            system.close()
+            raise
 
     def close(self) -> None:
         """Write what is queued and let go of the store; a second call does nothing."""
+        self._tracing.close()
         self.system.close()
 
     def __enter__(self) -> Self:

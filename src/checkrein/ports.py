@@ -350,6 +350,32 @@ class Channel(Protocol):
     async def close(self) -> None: ...
 
 
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """One governed action as OpenTelemetry tells it; times in nanoseconds since 1970, UTC, ids in hex."""
+
+    name: str
+    trace_id: str
+    span_id: str
+    #: empty where the trace begins here
+    parent_id: str = ""
+    #: whether it is a call to another service
+    outgoing: bool = False
+    began_ns: int
+    ended_ns: int
+    attributes: Mapping[str, object] = {}
+    failed: bool = False
+
+
+class Tracer(Protocol):
+    """Takes spans away."""
+
+    def tell(self, span: Span) -> None:
+        """Queue it. Never blocks and never raises: what does not fit any more is dropped."""
+
+    def close(self) -> None:
+        """Tell what is queued, within a few seconds; then what is left is dropped."""
+
+
 class Identities(Protocol):
     """People as others know them, by the bearer tokens these give out."""
 

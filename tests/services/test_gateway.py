@@ -24,6 +24,7 @@ from checkrein.model import (
     Subject,
 )
 from checkrein.ports import RecordQuery, Unit
+from checkrein.services.spans import NOBODY
 from checkrein.services.steps import wait
 
 ALICE = Subject("user", "alice")
@@ -207,7 +208,7 @@ def _refuse(unit: Unit) -> None:
 def test_a_crash_between_start_and_end_becomes_unknown_and_never_runs_again(folder: Path, system: System):
     first = wait_for_people(system, MAIL)
     approve(system, first)
-    wait(system.gateway._begin(MAIL, "test", ""))
+    wait(system.gateway._begin(MAIL, "test", NOBODY))
     assert system.approvals.get(first.approval_id).state is State.EXECUTING
     system.close()  # the process is gone; the end was never written
     reopened = open_system(folder)

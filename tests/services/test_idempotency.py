@@ -31,6 +31,7 @@ from checkrein.model import (
 from checkrein.ports import RecordQuery, Unit
 from checkrein.services import privacy, records
 from checkrein.services.idempotency import MAX_KEY, ROOM, Once, Replay
+from checkrein.services.spans import NOBODY
 from checkrein.services.steps import wait
 
 ALICE = Subject("user", "alice")
@@ -238,7 +239,7 @@ def test_a_request_that_could_not_be_sealed_leaves_its_key_free(system: System, 
 def test_after_a_crash_the_end_is_unknown_and_it_never_runs_again(
     fresh: Fresh, system: System, monkeypatch: pytest.MonkeyPatch
 ):
-    begun = wait(system.gateway._begin(READ, "t", "", once(system)))
+    begun = wait(system.gateway._begin(READ, "t", NOBODY, once(system)))
     system.close()  # the process is gone; the end was never written
     reopened = fresh()
     error = refused(reopened)

@@ -59,6 +59,21 @@ def records(system: System) -> list[str]:
     return [record.kind for record in system.store.records(RecordQuery())]
 
 
+def key_id(system: System) -> str:
+    (key,) = system.keys.all()
+    return key.id
+
+
+def assert_refused(system: System, reason: str, *, key: str = "", count: int = 1) -> None:
+    """Nothing was decided; it is counted, and the ledger tells of it once."""
+    assert system.gateway.live.seen().refused == {reason: count}
+    system.refusals.flush()
+    (told,) = system.store.records(RecordQuery(kinds=("system.refused",)))
+    assert (told.body["detail"]["reason"], told.body["detail"]["count"]) == (reason, count)
+    assert told.body.get("caller", "") == key
+    assert "decision" not in records(system)
+
+
 async def ended(system: System) -> Any:
     """The end of the only prompt, once it is recorded."""
     async with asyncio.timeout(30):
@@ -93,25 +108,56 @@ async def test_a_request_of_which_two_readers_could_see_two_is_refused(
     assert said.split()[1] in (b"400", b"403")
     assert said.count(b"HTTP/1.1 ") == 1
     assert model.calls == 0
-    assert "decision" not in records(system)
+    assert_refused(system, "malformed")
 
 
 @pytest.mark.parametrize("more", [["Origin: https://evil.example"], ["Origin: null"]])
-async def test_a_page_of_another_origin_gets_nothing(server: str, key: str, model: FakeModel, more: list[str]):
+async def test_a_page_of_another_origin_gets_nothing(
+    server: str, key: str, system: System, model: FakeModel, more: list[str]
+):
     data = json.dumps(HELLO).encode()
     said = await sent(server, head(key, *more, f"Content-Length: {len(data)}", "Connection: close") + data)
     assert said.split()[1] == b"403"
     assert model.calls == 0
+    assert_refused(system, "origin")
 
 
-async def test_a_host_that_is_not_ours_gets_nothing(server: str, key: str, model: FakeModel):
+async def test_a_host_that_is_not_ours_gets_nothing(server: str, key: str, system: System, model: FakeModel):
     data = json.dumps(HELLO).encode()
     given = head(key, f"Content-Length: {len(data)}", "Connection: close", host="evil.example")
     assert (await sent(server, given + data)).split()[1] == b"403"
     assert model.calls == 0
+    assert_refused(system, "host")
 
 
-async def test_a_body_without_end_is_cut_off_and_not_kept(server: str, key: str, model: FakeModel):
+async def test_a_key_that_opens_nothing_gets_nothing_and_is_in_no_record(server: str, system: System, model: FakeModel):
+    data = json.dumps(HELLO).encode()
+    guess = "crk_a-guess-of-somebody"
+    for _ in range(3):
+        said = await sent(server, head(guess, f"Content-Length: {len(data)}", "Connection: close") + data)
+        assert said.split()[1] == b"401"
+    assert model.calls == 0
+    assert_refused(system, "key", count=3)
+    assert not any(guess.encode() in record.data for record in system.store.records(RecordQuery()))
+
+
+@pytest.mark.parametrize("said", [b"[]", b'{"model":"m","model":"n","messages":[]}', b"\xff", b'{"model":"nobody"}'])
+async def test_a_body_that_is_no_prompt_is_told_under_the_key_it_came_with(
+    server: str, key: str, system: System, model: FakeModel, said: bytes
+):
+    answer = await sent(server, head(key, f"Content-Length: {len(said)}", "Connection: close") + said)
+    assert answer.split()[1] == b"400"
+    assert model.calls == 0
+    assert_refused(system, "bad_request", key=key_id(system))
+
+
+async def test_a_body_that_is_said_to_be_too_long_is_not_even_read(server: str, key: str, system: System):
+    said = await sent(server, head(key, "Content-Length: 104857600", "Expect: 100-continue"))
+    assert said.startswith(b"HTTP/1.1 413 ")
+    assert_refused(system, "body_too_large", key=key_id(system))
+
+
+async def test_a_body_without_end_is_cut_off_and_not_kept(server: str, key: str, system: System, model: FakeModel):
     async with dialled(server) as (reader, writer):
         writer.write(head(key, "Transfer-Encoding: chunked"))
         piece = b"10000\r\n" + b"x" * 65536 + b"\r\n"
@@ -129,9 +175,10 @@ async def test_a_body_without_end_is_cut_off_and_not_kept(server: str, key: str,
     assert said.split()[1] == b"413"
     assert taken < 1600 * len(piece)
     assert model.calls == 0
+    assert_refused(system, "body_too_large", key=key_id(system))
 
 
-async def test_a_head_that_does_not_end_is_cut_off(server: str, monkeypatch: pytest.MonkeyPatch):
+async def test_a_head_that_does_not_end_is_cut_off(server: str, system: System, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(protocol, "HEAD_TIMEOUT", 0.2)
     for begun in (b"", b"POST / HTTP/1.1\r\nHost: localhost\r\nX: "):
         assert (await sent(server, begun)).startswith(b"HTTP/1.1 408 ")
@@ -141,11 +188,14 @@ async def test_a_head_that_does_not_end_is_cut_off(server: str, monkeypatch: pyt
         writer.write(b"GET /healthz HTTP/1.1\r\n")
         async with asyncio.timeout(30):
             assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+    seen = system.gateway.live.seen().refused
+    assert (seen.pop("head_too_slow"), seen.pop("key"), seen) == (3, 1, {})
 
 
-async def test_a_head_that_is_too_long_is_cut_off(server: str):
+async def test_a_head_that_is_too_long_is_cut_off(server: str, system: System):
     said = await sent(server, b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 100_000)
     assert said.startswith(b"HTTP/1.1 431 ")
+    assert_refused(system, "head_too_large")
 
 
 async def test_a_body_that_trickles_is_cut_off(server: str, key: str, system: System, monkeypatch: pytest.MonkeyPatch):
@@ -153,7 +203,7 @@ async def test_a_body_that_trickles_is_cut_off(server: str, key: str, system: Sy
     said = await sent(server, head(key, "Content-Length: 1000") + b"{")
     assert said.split()[1] == b"400"
     assert b"took too long" in said
-    assert "decision" not in records(system)
+    assert_refused(system, "body_too_slow", key=key_id(system))
 
 
 async def test_a_caller_that_does_not_read_is_hung_up_on_and_its_upstream_call_dropped(

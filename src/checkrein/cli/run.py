@@ -130,6 +130,7 @@ def serve(
             say(f"upstream `{name}`: {given.base_url}, models {', '.join(given.models) or 'none'}")
         _log_to_stderr()
         with (
+            opened.tracing(),
             opened.telling(),
             opened.witnesses,
             opened.comparing(),

@@ -12,7 +12,7 @@ Not here: anything that decides or does something by itself. Start with `system`
 """
 
 from checkrein.compose.facts import ConfiguredFacts, SystemClock
-from checkrein.compose.outside import answerer, channel, credential, destinations, upstream
+from checkrein.compose.outside import answerer, channel, credential, destinations, tracer, upstream
 from checkrein.compose.records import DATA, open_payloads, verify_ledger
 from checkrein.compose.system import System, open_system
 from checkrein.compose.terms import (
@@ -58,6 +58,7 @@ __all__ = [
     "quotas",
     "run_cases",
     "tariff",
+    "tracer",
     "unfired",
     "upstream",
     "verify_ledger",

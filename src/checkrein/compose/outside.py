@@ -1,11 +1,13 @@
-"""The ways out of the house, each with its secret: upstreams, webhooks, mail, channels, what answers golden cases.
+"""The ways out of the house, each with its secret: upstreams, webhooks, mail, channels, spans, answers to golden cases.
 
 A secret comes from the environment, `.env` or a file, and stands in no error.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from urllib.parse import unquote
 
 from checkrein.config import Loaded, NotifyConfig, UpstreamConfig, WebhookConfig
 from checkrein.connectors.answerers import ModelAnswerer, Price, plain_answerer
@@ -14,9 +16,11 @@ from checkrein.connectors.slack import SlackChannel
 from checkrein.connectors.smtp import SmtpChannel, Tls
 from checkrein.connectors.webhook import Webhook, read_secret
 from checkrein.model import ConfigError, NotFound
-from checkrein.ports import Channel
+from checkrein.ports import Channel, Tracer
 from checkrein.services.gates import Answerer
 from checkrein.services.outbox import Told
+
+_HEADER = re.compile(r"[A-Za-z0-9-]+")
 
 
 def upstream(name: str, given: UpstreamConfig, loaded: Loaded) -> HttpUpstream:
@@ -81,6 +85,35 @@ def _destination(name: str, given: WebhookConfig, loaded: Loaded) -> Told:
         batch=given.batch,
         from_start=given.from_start,
     )
+
+
+#: where a collector takes traces, below its address
+_TRACES = "/v1/traces"
+
+
+def tracer(loaded: Loaded) -> Tracer | None:
+    """Where spans go, if they go anywhere; raises `ConfigError` without the extra, or without what it needs."""
+    given = loaded.config.telemetry
+    if not given.endpoint:
+        return None
+    try:
+        from checkrein.connectors.otel import OtlpTracer
+    except ImportError as error:
+        hint = 'run `pip install "checkrein[otel]"`, or leave `telemetry.endpoint` out'
+        raise ConfigError("`telemetry` needs OpenTelemetry, which is not installed", hint=hint) from error
+    headers = _headers(given.headers_env, loaded) if given.headers_env else {}
+    endpoint = given.endpoint.rstrip("/").removesuffix(_TRACES) + _TRACES
+    return OtlpTracer(endpoint, headers, environment=loaded.config.environment)
+
+
+def _headers(variable: str, loaded: Loaded) -> dict[str, str]:
+    """`name=value,name=value` with percent-encoding, as OpenTelemetry's own variables have it."""
+    pairs = [part.partition("=") for part in _variable(variable, "`telemetry`", loaded).split(",") if part.strip()]
+    found = {name.strip(): unquote(value.strip()) for name, _, value in pairs}
+    for name, value in found.items():
+        if not _HEADER.fullmatch(name) or not value.isprintable() or not value.isascii():
+            raise ConfigError(f"`{variable}` holds no headers", hint="write `name=value,name=value`")
+    return found
 
 
 def _secret_names(given: WebhookConfig) -> list[str]:

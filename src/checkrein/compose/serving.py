@@ -69,10 +69,12 @@ def application(system: System) -> Application:
             retry_after_s=parse_span(system.config.approvals.retry_after),
             arms=system.arms,
             hold=Hold(system.waiting, system.config.approvals.hold, drain),
+            refusals=system.refusals,
         ),
         AuthZen(
             system.gateway,
             max_body_bytes=server.max_body_bytes,
+            refusals=system.refusals,
             public_url=server.public_url,
             gateways=system.gateways,
             vocabulary=system.config.authzen,
@@ -117,8 +119,10 @@ def application(system: System) -> Application:
             system.clock,
             key=system.data.commitment_key(),
             steering=lambda tool: _steering(system, tool),
+            refusals=system.refusals,
         ),
         drain=drain,
+        refusals=system.refusals,
         stop=stop,
     )
 

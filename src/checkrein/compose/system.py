@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import msgspec
 
 from checkrein import config as configuration
 from checkrein.compose.facts import ConfiguredFacts, SystemClock
-from checkrein.compose.outside import channel, credential, destinations
+from checkrein.compose.outside import channel, credential, destinations, tracer
 from checkrein.compose.records import DATA, privacy
 from checkrein.compose.serving import application
 from checkrein.compose.terms import at_root, configured_witnesses, gateway_configs, gateway_terms, quotas
@@ -45,8 +45,10 @@ from checkrein.services.pdp import Asked, Pdp
 from checkrein.services.privacy import SWEEP_AT_START
 from checkrein.services.reconcile import Gateways
 from checkrein.services.recovery import recover
+from checkrein.services.refusals import Refusals
 from checkrein.services.reload import Reloader, Source, Version, Watch, first
 from checkrein.services.rollouts import Rollouts
+from checkrein.services.spans import Spans
 from checkrein.services.turns import Turns
 from checkrein.services.vitals import Vitals, vitals
 from checkrein.services.waiting import Waiting
@@ -91,6 +93,7 @@ class System:
         self.vault = vault
         self.clock = SystemClock()
         self.turns = Turns()
+        self.spans = Spans()
         self._sweep_at = 0.0
         self.shelf = Shelf(data)
         key = data.commitment_key()
@@ -151,7 +154,9 @@ class System:
             ),
             killswitch=self.killswitch,
             limits=self.limits,
+            spans=self.spans,
         )
+        self.refusals = Refusals(store, self.clock, self.gateway.live)
 
     def _owners(self, approval: Approval) -> tuple[str, ...]:
         """Whom an approval concerns: its principal chain, and the owners of the policies that asked."""
@@ -290,6 +295,18 @@ class System:
         ]
         return Observer(self.gateways, watched)
 
+    @contextmanager
+    def tracing(self) -> Iterator[None]:
+        """While the block runs, each governed action is told of as a span, where that is configured."""
+        found = tracer(self.loaded)
+        self.spans.tell(found, self.config.telemetry.sample_ratio)
+        try:
+            yield
+        finally:
+            self.spans.tell(None)
+            if found is not None:
+                found.close()
+
     def watching(self) -> Watch:
         """While the block runs, what a server does beside its requests is done; see `look`."""
         return Watch(self.look, every_s=RELOAD_EVERY_S)
@@ -311,6 +328,7 @@ class System:
         finally:
             self.rollouts.tick()
             self.gateways.tick()
+            self.refusals.tick()
             if time.monotonic() >= self._sweep_at:
                 self._sweep_at = time.monotonic() + SWEEP_EVERY_S
                 self.approvals.sweep()
@@ -318,6 +336,8 @@ class System:
                 self.escalations.tick()
 
     def close(self) -> None:
+        with suppress(StoreUnavailable):  # what was refused stands in the log too
+            self.refusals.flush()
         self.waiting.close()
         self.vault.close()
         self.store.close()

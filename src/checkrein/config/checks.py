@@ -24,6 +24,7 @@ from checkrein.config.sections import (
     OidcConfig,
     RolloutConfig,
     Server,
+    TelemetryConfig,
     UpstreamConfig,
     WebhookConfig,
     WitnessConfig,
@@ -167,6 +168,17 @@ def _check_targets(given: Targets, places: Places) -> None:
         value = getattr(given, field)
         if value is not None and not 0 < value < math.inf:
             raise places.error(f"targets.{field}", "is not a positive number", "leave it out for the default")
+
+
+def _check_telemetry(given: TelemetryConfig, places: Places) -> None:
+    if given.endpoint and not _is_base_url(given.endpoint):
+        hint = "write `http://localhost:4318`, without user, password or query; secrets go into `headers_env`"
+        raise places.error("telemetry.endpoint", "is not an http(s) address", hint)
+    if given.headers_env and not _VARIABLE.fullmatch(given.headers_env):
+        hint = "name a variable, such as `OTLP_HEADERS`, and put the headers there"
+        raise places.error("telemetry.headers_env", "is not the name of a variable", hint)
+    if not 0 <= given.sample_ratio <= 1:
+        raise places.error("telemetry.sample_ratio", "is not from 0 to 1", "one trace in ten is `0.1`")
 
 
 def _check_drift(given: DriftConfig, places: Places) -> None:
@@ -395,6 +407,7 @@ _SECTION_CHECKS: dict[str, Callable[[Any, Places], None]] = {
     "gate": _check_gate,
     "targets": _check_targets,
     "drift": _check_drift,
+    "telemetry": _check_telemetry,
     "retention": _check_retention,
 }
 #: for each table of such a section, with its name

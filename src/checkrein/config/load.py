@@ -166,6 +166,7 @@ def _warnings(config: Config, variables: Mapping[str, str]) -> tuple[str, ...]:
     known = settable | {*OTHER_NAMES} | {upstream.api_key_env for upstream in config.upstreams.values()}
     known |= {name for hook in config.webhooks.values() for name in (hook.secret_env, hook.previous_secret_env)}
     known |= {name for way in config.notify.values() for name in (way.password_env, way.url_env)}
+    known.add(config.telemetry.headers_env)
     unknown = sorted(name for name in variables if name.startswith(PREFIX) and name not in known)
     return tuple(f"`{name}` is set but nothing reads it{_meant(name, settable, PREFIX)}" for name in unknown)
 

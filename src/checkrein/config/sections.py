@@ -170,6 +170,18 @@ class LimitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     spend_per_month: float | None = None
 
 
+class TelemetryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where spans go: the address of an OTLP/HTTP collector, empty for nowhere.
+
+    `headers_env` names the variable with what it asks for (`name=value,name=value`); of the traces that begin here the
+    share `sample_ratio` is told of.
+    """
+
+    endpoint: str = ""
+    headers_env: str = ""
+    sample_ratio: float = 1.0
+
+
 class ApprovalsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A caller that needs people is kept waiting for `hold` seconds, 0 for not at all.
 
@@ -247,6 +259,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gate: GateConfig = GateConfig()
     drift: DriftConfig = DriftConfig()
     targets: Targets = Targets()
+    telemetry: TelemetryConfig = TelemetryConfig()
 
     def directory(self) -> People:
         """The people of this deployment, as votes see them."""
@@ -276,6 +289,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "gate": GateConfig,
     "targets": Targets,
     "drift": DriftConfig,
+    "telemetry": TelemetryConfig,
 }
 #: sections that hold one table for each name
 NAMED: dict[str, type[msgspec.Struct]] = {

@@ -14,6 +14,7 @@
 `oidc`    people as OpenID Connect issuers know them; `tokens` says what a token must hold
 `smtp`    messages by mail; `slack` messages into a channel
 `webhook` the `Hook` port: signed messages to systems outside
+`otel`    spans to a collector of OpenTelemetry (extra)
 `witness` the way to a C2SP tlog-witness, which is asked to cosign checkpoints
 
 Start with `openai`.

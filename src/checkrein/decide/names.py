@@ -45,6 +45,11 @@ def nameable(request: Request) -> Request:
     return msgspec.structs.replace(request, action=action, resource=msgspec.structs.replace(request.resource, id=name))
 
 
+def bare(name: str) -> bool:
+    """Whether a name may also leave: it holds nothing personal, not even what names may hold by custom."""
+    return not _held(name, _ANYWHERE)
+
+
 def _names(request: Request) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """What is named, its name, and the classes that the name may hold."""
     yield "subject", request.subject.id, _WHO

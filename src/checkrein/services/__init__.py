@@ -35,6 +35,8 @@
 `idempotency` one execution and one answer for an `Idempotency-Key`
 `keys`       API keys: create, find, rotate, revoke
 `killswitch` what may not run at all, from the next request on; what runs of it is cut
+`spans`      each governed action as a span of OpenTelemetry
+`refusals`   requests that were refused before they were an action, by the minute
 `limits`     rates, concurrency and budgets, held in the transaction that lets an action run
 `rotation`   a new key for the ledger, recorded under the old one
 

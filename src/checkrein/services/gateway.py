@@ -43,6 +43,7 @@ from checkrein.services.live import Live
 from checkrein.services.payloads import Sealer
 from checkrein.services.pdp import ANY, Asked, Part, Pdp
 from checkrein.services.recording import NOTHING, Recording
+from checkrein.services.spans import NOBODY, Spans, TraceParent
 from checkrein.services.steps import Driver, Steps, wait
 from checkrein.services.turns import Turn, Turns
 from checkrein.services.waiting import Hold
@@ -66,7 +67,9 @@ class Gateway:
         idempotency: Idempotency,
         killswitch: KillSwitch,
         limits: Limits,
+        spans: Spans,
     ) -> None:
+        self.spans = spans
         self._pdp = pdp
         self._sealer = sealer
         self._turns = turns
@@ -100,7 +103,7 @@ class Gateway:
         request: Request,
         *,
         caller: str,
-        trace_id: str = "",
+        parent: TraceParent = NOBODY,
         once: Once | None = None,
         arm: Callable[[], Part | None] = lambda: None,
         hold: Hold | None = None,
@@ -116,7 +119,7 @@ class Gateway:
         `Replay` and `IdempotencyConflict`. An exception inside, or a cancellation, is recorded as the end and goes on.
         When the kill switch is thrown for it while it runs, it is cancelled and raises `Killed`.
         """
-        governed = await self._entered(request, caller, trace_id, once, arm, hold, wish)
+        governed = await self._entered(request, caller, parent, once, arm, hold, wish)
         running = self._running.enter(governed.request, caller)
         try:
             yield governed
@@ -141,7 +144,7 @@ class Gateway:
         self,
         request: Request,
         caller: str,
-        trace_id: str,
+        parent: TraceParent,
         once: Once | None,
         arm: Callable[[], Part | None],
         hold: Hold | None,
@@ -151,7 +154,7 @@ class Gateway:
         until = monotonic() + hold.seconds if hold else 0.0
         while True:
             try:
-                steps = self._begin(request, caller, trace_id, once, arm(), wish)
+                steps = self._begin(request, caller, parent, once, arm(), wish)
                 return await self._driver.run(steps, self._abandoned)
             except ApprovalRequired as waiting:
                 left = until - monotonic()
@@ -162,13 +165,14 @@ class Gateway:
                     raise
                 if approval.state in _REFUSED and not approval.edited_into:
                     raise _refused(waiting.decision, approval) from None
-                trace_id = waiting.decision.trace_id
+                parent = parent if parent.trace_id else TraceParent(waiting.decision.trace_id)
 
     def turn(self, governed: Governed) -> Turn:
         """Open a turn for an action that is running; it closes with the action."""
         if governed.turn is None:
             made, manifests = governed.decision, self._pdp.bundle.manifests
             governed.turn = self._turns.open(governed.request, made.trace_id, governed.machine.approval, manifests)
+            governed.turn.context = governed.context
         return governed.turn
 
     def consider(self, request: Request, governed: Governed) -> Decision:
@@ -193,7 +197,7 @@ class Gateway:
         known = asked.turn.take(asked.request) if asked.turn else None
         if known is not None:
             return known
-        return await self._driver.run(self._ask(request, caller, "", None, ANY, answered=True))
+        return await self._driver.run(self._ask(request, caller, NOBODY, None, ANY, answered=True))
 
     def _abandoned(self, governed: Governed) -> Steps[None]:
         """The start stands and nobody is there to run it."""
@@ -203,10 +207,10 @@ class Gateway:
 
     @contextmanager
     def action_sync(
-        self, request: Request, *, caller: str, trace_id: str = "", once: Once | None = None
+        self, request: Request, *, caller: str, parent: TraceParent = NOBODY, once: Once | None = None
     ) -> Iterator[Governed]:
         """`action` for code without an event loop."""
-        governed = wait(self._begin(request, caller, trace_id, once))
+        governed = wait(self._begin(request, caller, parent, once))
         try:
             yield governed
         except BaseException as error:
@@ -221,7 +225,7 @@ class Gateway:
         request: Request,
         *,
         caller: str,
-        trace_id: str = "",
+        parent: TraceParent = NOBODY,
         once: Once | None = None,
         supported_obligations: object = ANY,
     ) -> Decision:
@@ -231,7 +235,7 @@ class Gateway:
         answer that lets the action run is given again as it was; any other is made afresh.
         """
         try:
-            return await self._driver.run(self._ask(request, caller, trace_id, once, supported_obligations))
+            return await self._driver.run(self._ask(request, caller, parent, once, supported_obligations))
         except Replay as before:
             return msgspec.json.decode(before.answer, type=Decision)
 
@@ -240,13 +244,13 @@ class Gateway:
         request: Request,
         *,
         caller: str,
-        trace_id: str = "",
+        parent: TraceParent = NOBODY,
         once: Once | None = None,
         supported_obligations: object = ANY,
     ) -> Decision:
         """`evaluate` for code without an event loop."""
         try:
-            return wait(self._ask(request, caller, trace_id, once, supported_obligations))
+            return wait(self._ask(request, caller, parent, once, supported_obligations))
         except Replay as before:
             return msgspec.json.decode(before.answer, type=Decision)
 
@@ -256,14 +260,16 @@ class Gateway:
         self,
         request: Request,
         caller: str,
-        trace_id: str,
+        parent: TraceParent,
         once: Once | None = None,
         part: Part | None = None,
         wish: Amount = NOTHING,
     ) -> Steps[Governed]:
-        asking = self._asking(flow.Mode.RUN, request, caller, trace_id, once, part=part, wish=wish)
+        asking = self._asking(flow.Mode.RUN, request, caller, parent, once, part=part, wish=wish)
         command = yield from self._until_settled(asking)
         decision = decision_of(asking.machine)
+        if not isinstance(command, flow.Execute):
+            asking.span.end()
         match command:
             case flow.Execute():
                 return asking.governed()
@@ -287,15 +293,16 @@ class Gateway:
         self,
         request: Request,
         caller: str,
-        trace_id: str,
+        parent: TraceParent,
         once: Once | None,
         supported: object,
         *,
         answered: bool = False,
     ) -> Steps[Decision]:
-        asking = self._asking(flow.Mode.ASK, request, caller, trace_id, once, supported)
+        asking = self._asking(flow.Mode.ASK, request, caller, parent, once, supported)
         asking.metered = not answered  # whoever runs what is answered asks for that
         command = yield from self._until_settled(asking)
+        asking.span.end()
         if isinstance(command, flow.Fail):
             raise StoreUnavailable(
                 "no decision was given because it could not be recorded",
@@ -311,7 +318,7 @@ class Gateway:
         mode: flow.Mode,
         request: Request,
         caller: str,
-        trace_id: str,
+        parent: TraceParent,
         once: Once | None,
         supported: object = ANY,
         part: Part | None = None,
@@ -319,7 +326,10 @@ class Gateway:
     ) -> Asking:
         claim = self.idempotency.claim(once) if once else None
         asked = msgspec.structs.replace(self._pdp.resolve(request), part=part)
-        return Asking(flow.ActionFlow(mode), asked, caller, trace_id, claim, supported, wish)
+        span = self.spans.begin(parent)
+        if asked.turn:
+            span.under(asked.turn.context)
+        return Asking(flow.ActionFlow(mode), asked, caller, parent.trace_id, claim, supported, wish, span)
 
     def _until_settled(self, asking: Asking) -> Steps[flow.Command]:
         """Decide and record until the machine says what to tell the caller."""

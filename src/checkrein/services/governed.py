@@ -15,17 +15,19 @@ from checkrein.model.target import Target, targets
 from checkrein.services.idempotency import Claim
 from checkrein.services.payloads import MAX_ANSWER_BYTES, MAX_RESULT_BYTES
 from checkrein.services.pdp import Asked, Barred
+from checkrein.services.spans import OpenSpan, TraceParent
 from checkrein.services.turns import Turn
 
 
 class Governed:
     """An action that may run: what exactly to run, and how to say how it ended."""
 
-    def __init__(self, request: Request, decision: Decision, machine: flow.ActionFlow) -> None:
+    def __init__(self, request: Request, decision: Decision, machine: flow.ActionFlow, span: OpenSpan) -> None:
         #: the action as it may leave: redacted where policy says so. Run this, not what came in.
         self.request = request
         self.decision = decision
         self.machine = machine
+        self.span = span
         #: the key or channel that asked
         self.caller = ""
         #: set by `Gateway.turn`, for an upstream that asks about its own tool calls
@@ -54,6 +56,11 @@ class Governed:
     @property
     def redacted(self) -> bool:
         return self.decision.outcome is Outcome.ALLOW_WITH_REDACTION
+
+    @property
+    def context(self) -> TraceParent:
+        """What the action asks of others stands under its span."""
+        return self.span.context(self.decision.trace_id)
 
     @property
     def changed(self) -> bool:
@@ -101,8 +108,10 @@ class Asking:
         claim: Claim | None,
         supported: object,
         wish: Amount,
+        span: OpenSpan,
     ) -> None:
         self.machine = machine
+        self.span = span
         #: as it came in, and as it is decided and run: with the arguments that people edited it into
         self.sent = self.asked = asked
         self.caller = caller
@@ -131,7 +140,7 @@ class Asking:
         return targets(self.sent.request, self.caller)
 
     def governed(self) -> Governed:
-        governed = Governed(self.clean, decision_of(self.machine), self.machine)
+        governed = Governed(self.clean, decision_of(self.machine), self.machine, self.span)
         governed.caller = self.caller
         governed.claim, governed.placeholders = self.claim, self.placeholders
         governed.edited = self.asked is not self.sent

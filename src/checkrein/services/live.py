@@ -25,6 +25,7 @@ class Seen(msgspec.Struct, frozen=True):
 
     decisions: Mapping[Decided, int]
     executions: Mapping[str, int]
+    refused: Mapping[str, int]
     unrecorded: int
     buckets: tuple[int, ...]
     total_us: int
@@ -37,6 +38,7 @@ class Live:
         self._lock = threading.Lock()
         self._decisions: dict[Decided, int] = {}
         self._executions: dict[str, int] = {}
+        self._refused: dict[str, int] = {}
         self._unrecorded = 0
         self._buckets = [0] * (len(BUCKETS_US) + 1)
         self._total_us = 0
@@ -55,6 +57,11 @@ class Live:
         with self._lock:
             self._executions[status] = self._executions.get(status, 0) + 1
 
+    def refused(self, reason: str) -> None:
+        """A request was refused before it was an action."""
+        with self._lock:
+            self._refused[reason] = self._refused.get(reason, 0) + 1
+
     def unrecorded(self) -> None:
         """A record or a payload was refused: what it was about did not run, or ended unrecorded."""
         with self._lock:
@@ -65,6 +72,7 @@ class Live:
             return Seen(
                 dict(self._decisions),
                 dict(self._executions),
+                dict(self._refused),
                 self._unrecorded,
                 tuple(self._buckets),
                 self._total_us,

@@ -1,5 +1,5 @@
-"""Our records in the words of others: OCSF events and OpenTelemetry log records. One table, and both exports, the
-page docs/exports.md and its tests read it.
+"""Our records in the words of others: OCSF events, OpenTelemetry log records and spans. One table, and both exports,
+the spans, the page docs/exports.md and its tests read it.
 
 A target is where a value goes: `a.b[].c` makes one object of a list for each item. What has no word of theirs keeps
 ours, under OCSF's `unmapped` and the attributes `checkrein.*`; so does whatever a record has that stands in no row.
@@ -93,6 +93,7 @@ KINDS = (
     Kind("key.*", ENTITY, 3, severity=2, entity="signing key"),
     Kind("admin.*", ENTITY, 99, entity="deployment"),
     Kind("admin.gateway_released", ENTITY, 3, entity="gateway"),
+    Kind("system.refused", API, 99, severity=3, status=2),
     Kind("system.ungoverned", ENTITY, 99, severity=4, status=2, entity="gateway"),
     Kind("system.gateway_quarantined", ENTITY, 9, severity=4, entity="gateway"),
     Kind("system.*", ENTITY, 99, entity="deployment"),
@@ -211,6 +212,7 @@ FIELDS = (
     _own("body.decision.latency_us", "OCSF's `duration` counts milliseconds, in which this would be nothing"),
     _own("body.redactions"),
     _own("body.search"),
+    _own("body.approval.id"),
     _own("body.approval"),
     _own("body.vote"),
     _own("body.edit"),
@@ -250,7 +252,35 @@ FIELDS = (
         (To("gen_ai.usage.output_tokens", form="integer"),),
         _OURS,
     ),
+    Field(
+        "body.detail.upstream",
+        (To("unmapped.detail.upstream"),),
+        (To("gen_ai.provider.name", when="prompt"), To("checkrein.detail.upstream")),
+        "by the name that the configuration gives it",
+    ),
     _own("body.detail", "its members differ by kind"),
+)
+
+
+#: the attributes of spans. Who acts, why, and what was asked or answered is not among them: spans leave the house
+SPAN = (
+    "gen_ai.operation.name",
+    "gen_ai.provider.name",
+    "gen_ai.request.model",
+    "gen_ai.tool.name",
+    "gen_ai.agent.id",
+    "gen_ai.usage.input_tokens",
+    "gen_ai.usage.output_tokens",
+    "error.type",
+    "checkrein.mode",
+    "checkrein.evaluation_id",
+    "checkrein.outcome",
+    "checkrein.code",
+    "checkrein.policies",
+    "checkrein.risk.level",
+    "checkrein.risk.score",
+    "checkrein.approval.id",
+    "checkrein.status",
 )
 
 

@@ -5,7 +5,7 @@ The steps are generators that yield the futures of durable writes; `steps` drive
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -15,6 +15,7 @@ from checkrein.flow.approval import State as ApprovalState
 from checkrein.flow.quota import Amount
 from checkrein.ledger import Draft
 from checkrein.model import Decision, Request, StoreConflict, StoreUnavailable
+from checkrein.model.json import JsonObject
 from checkrein.ports import Clock, Move, Payload, Store, Unit
 from checkrein.services import grants, records
 from checkrein.services.approvals import save
@@ -104,6 +105,7 @@ class Recording:
         event = yield from self.write(Unit(tuple(drafts), tuple(saves), moves), payload, asking)
         if "decision" in command.kinds and isinstance(event, flow.Durable):
             self.live.decided(made, asking.latency_us)
+            asking.span.said(made.trace_id, _body("decision", drafts))
         if answer and not isinstance(event, flow.Durable):
             self._sealer.discard(answer)
         return event
@@ -196,14 +198,21 @@ class Recording:
             event = yield from self.write(unit, payload)
             if isinstance(event, flow.Durable):
                 self.live.ended(status)
+                governed.span.said(made.trace_id, _body("execution.finished", drafts))
             command = governed.machine.handle(event)
         except Unsealed as error:
+            governed.span.end("StoreUnavailable")
             raise StoreUnavailable("the action ran but its result could not be kept", hint=error.hint) from error
+        governed.span.end("StoreUnavailable" if isinstance(command, flow.Fail) else "")
         if isinstance(command, flow.Fail):
             raise StoreUnavailable(
                 "the action ran but its end could not be recorded",
                 hint="it stands as started in the ledger and becomes `execution.unknown`; check what it did",
             )
+
+
+def _body(kind: str, drafts: Sequence[Draft]) -> JsonObject:
+    return next(draft.body for draft in drafts if draft.kind == kind)
 
 
 def _meant(kind: str, command: flow.Record) -> Approval:

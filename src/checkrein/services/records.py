@@ -419,6 +419,14 @@ def person(kind: str, who: str, detail: JsonObject) -> Draft:
     return Draft(kind, trace, {"actor": {"type": "user", "id": cut(who), "agent": ""}, "detail": dict(detail)})
 
 
+def refused(reason: str, key: str, *, count: int, since_us: int) -> Draft:
+    """So many requests were refused since then, before they were an action; `key` is empty without a live one."""
+    kind = "system.refused"
+    trace = hashlib.sha256(f"{kind}:{reason}:{key}".encode()).hexdigest()[:32]
+    body = {"actor": {"type": "service", "id": "checkrein", "agent": ""}, **({"caller": key} if key else {})}
+    return Draft(kind, trace, {**body, "detail": {"reason": reason, "count": count, "since_us": since_us}})
+
+
 def admin(kind: str, actor: str, detail: JsonObject) -> Draft:
     """`admin.*`, `policy.*`, `key.rotated`, `system.*`: what people and processes did to the deployment itself."""
     trace = hashlib.sha256(f"{kind}:{actor}".encode()).hexdigest()[:32]

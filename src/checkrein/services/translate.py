@@ -1,10 +1,11 @@
-"""Records as OCSF events and as OpenTelemetry log records, by the table in `mapping`."""
+"""Records as OCSF events, as OpenTelemetry log records and as spans, by the table in `mapping`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
 
+from checkrein.decide.names import bare
 from checkrein.ledger import Record
 from checkrein.ledger.record import VERSION
 from checkrein.model.json import dumps
@@ -16,6 +17,7 @@ from checkrein.services.mapping import (
     OCSF_PROFILES,
     OCSF_VERSION,
     OTEL_SCHEMA,
+    SPAN,
     Field,
     Kind,
     To,
@@ -25,6 +27,7 @@ from checkrein.services.mapping import (
 _PRODUCT = "checkrein"
 _UNKNOWN = "unknown"
 _Json = dict[str, object]
+_Paths = tuple[tuple[Field, tuple[str, ...]], ...]
 _ABSENT: object = object()
 #: what counts as not being there; 0 is something
 _NOTHING: tuple[object, ...] = (None, "", [], {})
@@ -35,6 +38,10 @@ _SEVERITY = {1: (9, "INFO"), 2: (10, "INFO2"), 3: (13, "WARN"), 4: (17, "ERROR")
 _PATHS = tuple((field, tuple(field.path.split("."))) for field in FIELDS)
 _NODES = {path[:end] for _, path in _PATHS for end in range(1, len(path) + 1)}
 _LEAVES = {path for _, path in _PATHS}
+_SPAN = frozenset(SPAN)
+#: what others name, and may name after a person
+_NAMES = ("gen_ai.agent.id", "gen_ai.request.model", "gen_ai.tool.name")
+_SPAN_PATHS = tuple((field, path) for field, path in _PATHS if any(to.name in _SPAN for to in field.otel))
 
 
 def ocsf(record: Record, *, version: str) -> _Json:
@@ -109,6 +116,19 @@ def otel(record: Record, *, version: str) -> _Json:
     return {"resourceLogs": [{"resource": {"attributes": named}, "schemaUrl": OTEL_SCHEMA, "scopeLogs": [scope]}]}
 
 
+def span(body: Mapping[str, object]) -> _Json:
+    """The attributes of the span of an action, from the members of all its records."""
+    value: _Json = {"body": dict(body)}
+    attributes = {
+        target.name: written
+        for field, found in _found(value, _SPAN_PATHS)
+        for target in field.otel
+        if target.name in _SPAN and (written := _written(target, found, value)) is not _ABSENT
+    }
+    personal = [name for name in _NAMES if not bare(str(attributes.get(name, "")))]
+    return {name: written for name, written in attributes.items() if name not in personal}
+
+
 def _value(record: Record) -> _Json:
     """The whole record; raises `LedgerInvalid` if its bytes are damaged."""
     named = {"v": VERSION, "seq": record.seq, "id": record.id, "kind": record.kind, "trace_id": record.trace_id}
@@ -123,9 +143,9 @@ def _severity(name: str, value: _Json) -> int:
     return kind_of(name).severity
 
 
-def _found(value: _Json) -> Iterator[tuple[Field, object]]:
+def _found(value: _Json, paths: _Paths = _PATHS) -> Iterator[tuple[Field, object]]:
     """Every row whose member is there, and what it holds."""
-    for field, path in _PATHS:
+    for field, path in paths:
         found: object = value
         for name in path:
             found = found.get(name) if isinstance(found, dict) else None

@@ -27,6 +27,7 @@ from checkrein.model.json import fold as folded
 from checkrein.model.request import PROMPT
 from checkrein.policy.manifest import Manifests
 from checkrein.services.ids import fresh
+from checkrein.services.spans import TraceParent
 
 #: the subject type under which a gateway names a turn
 TURN = "turn"
@@ -49,6 +50,8 @@ class Turn:
         self.agent = request.context.get("agent")
         self.session = request.context.get("session")
         self.trace_id = trace_id
+        #: what is asked in it stands under the span of the prompt
+        self.context = TraceParent(trace_id)
         self.action = request.action
         self.prompt = asked(request.action.input) if request.is_prompt else ""
         #: what tools answered before: all of it, and the values that their manifests vouch for

@@ -9,6 +9,7 @@
 `models`   `/v1/models`
 `routes`   which upstream a request goes to, and who stands in for it
 `access_requests` `/access/v1/requests`: denials that people may lift, by the AuthZEN profile
+`refused`  why a request was refused before it was an action
 `errors`    an answer for every error, in the words of the protocol
 `approvals` `/api/v1/approvals`: what waits for people, its end, votes, events
 `pages`    `/approvals/ID` for people with a browser

@@ -66,6 +66,11 @@ class Answer:
         """That of the answer; 0 before there is one."""
         return self._status
 
+    @property
+    def is_decided(self) -> bool:
+        """Whether there is a decision about what is answered here, and so a record."""
+        return bool(self._about)
+
     def decided(self, decision: Decision) -> None:
         self.trace_id = decision.trace_id
         self._about = {

@@ -11,13 +11,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from checkrein.connectors.dialects import DIALECTS
 from checkrein.model import (
+    Caller,
     CheckreinError,
     MethodNotAllowed,
     RouteNotFound,
 )
+from checkrein.services.refusals import Refusals
 from checkrein.services.search import Sought
 from checkrein.services.waiting import Drain
-from checkrein.web import trace
+from checkrein.web import refused, trace
 from checkrein.web.access_requests import TASK, AccessRequestRoutes
 from checkrein.web.admin import Admin
 from checkrein.web.approvals import EVENTS, LIST, ONE, VOTE, ApprovalRoutes
@@ -43,11 +45,12 @@ POST = ("POST",)
 
 
 class Application:
-    """What a server serves; the server says so when it begins to stop."""
+    """What a server serves; the server says so when it begins to stop, and when it refuses a request by itself."""
 
-    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+    def __init__(self, app: ASGIApp, drain: Drain, refusals: Refusals) -> None:
         self._app = app
         self._drain = drain
+        self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
@@ -55,6 +58,10 @@ class Application:
     def stopping(self) -> None:
         """Answer at once whoever is kept waiting."""
         self._drain.begin()
+
+    def refused(self, reason: str) -> None:
+        """Count what never became a request here."""
+        self._refusals.note(reason)
 
 
 def create_app(
@@ -73,6 +80,7 @@ def create_app(
     pages: Pages,
     *,
     drain: Drain,
+    refusals: Refusals,
     stop: Callable[[], Awaitable[None]],
 ) -> Application:
     """`stop` is awaited when the server shuts down, `drain` begins before."""
@@ -144,15 +152,18 @@ def create_app(
             if not path.startswith(PAGES):  # a page asks for the key itself
                 scope["checkrein.key"] = await guard.caller(headers)
         except CheckreinError as error:
+            refusals.note(refused.reason(error) or refused.UNAVAILABLE)
             await error_response(path, error)(scope, receive, send)
             return
         send = _echo(headers.get("x-request-id"), send)
-        await _guarded(routed, headers, scope, receive, send)
+        await _guarded(routed, headers, scope, receive, send, refusals)
 
-    return Application(app, drain)
+    return Application(app, drain, refusals)
 
 
-async def _guarded(app: ASGIApp, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
+async def _guarded(
+    app: ASGIApp, headers: Headers, scope: Scope, receive: Receive, send: Send, refusals: Refusals
+) -> None:
     """Whatever escapes a route becomes an answer without a traceback; the log has the rest."""
     begun = False
 
@@ -169,6 +180,8 @@ async def _guarded(app: ASGIApp, headers: Headers, scope: Scope, receive: Receiv
         return
     except CheckreinError as error:
         known = error
+        if reason := refused.reason(error):
+            refusals.note(reason, _key_of(scope))
     except Exception:
         log.exception("an error nobody expected, at %s, in trace %s", path, trace_id)
         hint = f"the server's log has it under trace {trace_id}"
@@ -177,6 +190,12 @@ async def _guarded(app: ASGIApp, headers: Headers, scope: Scope, receive: Receiv
         return
     if not begun:
         await error_response(path, known, trace_id)(scope, receive, send)
+
+
+def _key_of(scope: Scope) -> str:
+    """The id of the key a request came with; empty for a page, which asks for it itself."""
+    key = scope.get("checkrein.key")
+    return key.id if isinstance(key, Caller) else ""
 
 
 def _echo(request_id: str | None, send: Send) -> Send:

@@ -30,8 +30,10 @@ from checkrein.model.vocabulary import Vocabulary
 from checkrein.services.gateway import Gateway
 from checkrein.services.idempotency import Once
 from checkrein.services.reconcile import Call, Gateways
+from checkrein.services.refusals import Refusals
 from checkrein.services.search import Sought
-from checkrein.web import body, trace
+from checkrein.services.spans import TraceParent
+from checkrein.web import body, refused, trace
 from checkrein.web.guard import allow
 from checkrein.web.headers import idempotency_key, require_json
 
@@ -63,10 +65,10 @@ ITEM_STATUS: Mapping[type[Exception], int] = {
 
 
 class _Call(msgspec.Struct, frozen=True):
-    """What holds for every item of a call: whose it is, its trace if the caller named one, its idempotency key."""
+    """What holds for every item of a call: whose it is, its `traceparent` if it has one, its idempotency key."""
 
     key: Caller
-    trace_id: str
+    parent: TraceParent
     once: Once | None
 
 
@@ -81,11 +83,13 @@ class AuthZen:
         *,
         vocabulary: Vocabulary,
         max_body_bytes: int,
+        refusals: Refusals,
         public_url: str = "",
         gateways: Gateways | None = None,
     ) -> None:
         self._gateway = gateway
         self._vocabulary = vocabulary
+        self._refusals = refusals
         self._gateways = gateways
         self._limit = max_body_bytes
         self._public_url = public_url
@@ -146,6 +150,8 @@ class AuthZen:
             once = self._gateway.idempotency.item(call.once, index) if call.once else None
             return await self._evaluate({**defaults, **item}, call, once)
         except (BadRequest, Unauthorized, IdempotencyConflict, StoreUnavailable) as error:
+            if reason := refused.reason(error):
+                self._refusals.note(reason, call.key.id)
             status = next(status for kind, status in ITEM_STATUS.items() if isinstance(error, kind))
             return {"decision": False, "context": {"error": {"status": status, "message": str(error)}}}
 
@@ -158,7 +164,7 @@ class AuthZen:
         made = await self._gateway.evaluate(
             request,
             caller=call.key.id,
-            trace_id=call.trace_id,
+            parent=call.parent,
             once=once,
             supported_obligations=request.context.get("supported_obligations"),
         )

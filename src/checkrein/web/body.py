@@ -17,12 +17,16 @@ class TooLarge(BadRequest):
     """The body is over the limit. HTTP 413."""
 
 
+class TooSlowly(BadRequest):
+    """The body did not come in time."""
+
+
 class Gone(ConnectionError):
     """The caller left before the body was complete."""
 
 
 async def read(headers: Headers, receive: Receive, limit: int) -> bytes:
-    """The whole body; raises `TooLarge`, `BadRequest` when it takes too long, `Gone` when the caller left."""
+    """The whole body; raises `TooLarge`, `TooSlowly`, or `Gone` when the caller left."""
     length = headers.get("content-length", "")
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)
@@ -30,7 +34,7 @@ async def read(headers: Headers, receive: Receive, limit: int) -> bytes:
         async with asyncio.timeout(READ_TIMEOUT):
             return await _all(receive, limit)
     except TimeoutError as error:
-        raise BadRequest("the body took too long to arrive", hint="send it at once") from error
+        raise TooSlowly("the body took too long to arrive", hint="send it at once") from error
 
 
 async def _all(receive: Receive, limit: int) -> bytes:

@@ -34,6 +34,14 @@ def _is_address(host: str) -> bool:
     return True
 
 
+class ForeignHost(Unauthorized):
+    """The request names a host that is not ours."""
+
+
+class ForeignOrigin(Unauthorized):
+    """A browser's page of another origin asks."""
+
+
 class Guard:
     """Refuses foreign names in `Host` and `Origin` (DNS rebinding), and callers without a live key.
 
@@ -50,16 +58,16 @@ class Guard:
         hosts = headers.getlist("host")
         host = host_name(hosts[0]) if len(hosts) == 1 else ""
         if not host:
-            raise Unauthorized("the request names no single host", hint="send one `Host` header", forbidden=True)
+            raise ForeignHost("the request names no single host", hint="send one `Host` header", forbidden=True)
         if host not in self._hosts and not _is_address(host):
-            raise Unauthorized(
+            raise ForeignHost(
                 f"the host `{host[:100]}` is not served here",
                 hint="add it to `server.allowed_hosts` in checkrein.toml",
                 forbidden=True,
             )
         own = hosts[0].lower()
         if headers.getlist("origin") not in ([], [f"http://{own}"], [f"https://{own}"]):
-            raise Unauthorized("a page of another origin may not call this", forbidden=True)
+            raise ForeignOrigin("a page of another origin may not call this", forbidden=True)
 
     async def caller(self, headers: Headers) -> Caller:
         """Who calls, by a key or by a token of an issuer that is trusted here; raises `Unauthorized`."""

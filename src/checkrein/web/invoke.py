@@ -40,12 +40,12 @@ class Invoke:
         require_json(http.headers)
         wanted = openclaw.read_invoke(await body.read(http.headers, http.receive, self._limit))
         upstream = self._named(http.headers.get(UPSTREAM_HEADER, ""))
-        trace_id = trace.trace_id(http.scope, http.headers)
+        parent = trace.parent(http.scope, http.headers)
         try:
-            async with self._gateway.action(wanted.request(key), caller=key.id, trace_id=trace_id) as governed:
+            async with self._gateway.action(wanted.request(key), caller=key.id, parent=parent) as governed:
                 made = governed.decision
                 sent = wanted.body(governed.request.action.input, self._gateway.turn(governed).handle)
-                reply = await upstream.send(PATH, sent, {"traceparent": trace.parent(made.trace_id)})
+                reply = await upstream.send(PATH, sent, trace.sent(governed.context))
                 try:
                     answer = await _whole(reply)
                 finally:

@@ -107,6 +107,12 @@ def _lived(live: Live) -> Iterator[Metric]:
     for status, count in sorted(seen.executions.items()):
         executions.add_metric((status,), count)
     yield executions
+    refused = CounterMetricFamily(
+        "checkrein_refused_requests", "Requests refused before they were an action.", labels=("reason",)
+    )
+    for reason, count in sorted(seen.refused.items()):
+        refused.add_metric((reason,), count)
+    yield refused
     yield CounterMetricFamily(
         "checkrein_unrecorded", "Records or payloads that were refused: nothing ran for them.", value=seen.unrecorded
     )

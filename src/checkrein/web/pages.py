@@ -27,7 +27,8 @@ from checkrein.model.stamp import stamp
 from checkrein.ports import Clock, Identities
 from checkrein.services.approvals import Approvals, shown_hash
 from checkrein.services.keys import Keys
-from checkrein.web import body
+from checkrein.services.refusals import Refusals
+from checkrein.web import body, refused
 from checkrein.web.approvals import ApprovalRoutes, Ballot, ballot_of, sees
 from checkrein.web.errors import status_of
 from checkrein.web.guard import bearer
@@ -82,6 +83,7 @@ class Pages:
         *,
         key: bytes,
         steering: Callable[[str], tuple[str, ...]],
+        refusals: Refusals,
     ) -> None:
         self._routes = routes
         self._approvals = approvals
@@ -90,6 +92,7 @@ class Pages:
         self._clock = clock
         self._key = hmac.digest(key, b"checkrein.ticket.v1", "sha256")
         self._steering = steering
+        self._refusals = refusals
 
     async def page(self, http: HttpRequest) -> Response:
         """A GET asks who looks, whatever the id; a POST shows the approval, or takes the vote of who was shown it."""
@@ -103,6 +106,8 @@ class Pages:
             caller = await bearer(form.get("key", "").strip(), self._keys, self._identities)
             return self._show(id, caller)
         except CheckreinError as error:
+            if reason := refused.reason(error):
+                self._refusals.note(reason)
             why = f"<p class=said>{escape(str(error))}. {escape(error.hint)}</p>"
             return _page("Approval", why + _login(), status=status_of(error))
 

@@ -7,20 +7,35 @@ up on: closing a connection would wait for it to read what is still to be sent.
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from checkrein.web.refused import HEAD_TOO_LARGE, HEAD_TOO_SLOW, MALFORMED
 
 #: what a request's head may hold, and the seconds it may take
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_TIMEOUT = 15.0
 #: under which name a request finds the way to hang up on its caller
 HANG_UP = "checkrein.hang_up"
+#: uvicorn warns of each request it cannot read, and anybody can send any number; its errors are still told
+log = logging.getLogger("checkrein.web.http")
+log.setLevel(logging.ERROR)
 
 
 class Http(HttpToolsProtocol):
+    """`refused` is told why a connection was cut off before there was a request."""
+
     _clock: asyncio.TimerHandle | None = None
     _in_head = True
     _head_bytes = 0
+
+    def __init__(self, *args: Any, refused: Callable[[str], None] = lambda reason: None, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.logger = log
+        self._refused = refused
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -37,7 +52,7 @@ class Http(HttpToolsProtocol):
                 self._begin_head()
         super().data_received(data)
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse(431, b"Request Header Fields Too Large")
+            self._refuse(431, b"Request Header Fields Too Large", HEAD_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -53,18 +68,24 @@ class Http(HttpToolsProtocol):
         self._in_head, self._head_bytes = True, 0
 
     def _begin_head(self) -> None:
-        self._clock = self.loop.call_later(HEAD_TIMEOUT, self._refuse, 408, b"Request Timeout")
+        self._clock = self.loop.call_later(HEAD_TIMEOUT, self._refuse, 408, b"Request Timeout", HEAD_TOO_SLOW)
 
     def _end_head(self) -> None:
         if self._clock is not None:
             self._clock.cancel()
             self._clock = None
 
-    def _refuse(self, status: int, reason: bytes) -> None:
+    def send_400_response(self, msg: str) -> None:
+        """What cannot be read as HTTP, or could be read in two ways."""
+        self._refused(MALFORMED)
+        super().send_400_response(msg)
+
+    def _refuse(self, status: int, phrase: bytes, reason: str) -> None:
         """Nothing was begun that could be recorded: say why and hang up."""
         self._end_head()
         if self.transport.is_closing():
             return
+        self._refused(reason)
         if getattr(self.cycle, "response_complete", True):
-            self.transport.write(b"HTTP/1.1 %d %b\r\nconnection: close\r\ncontent-length: 0\r\n\r\n" % (status, reason))
+            self.transport.write(b"HTTP/1.1 %d %b\r\nconnection: close\r\ncontent-length: 0\r\n\r\n" % (status, phrase))
         self.transport.close()

@@ -30,10 +30,12 @@ from checkrein.services.idempotency import Replay
 from checkrein.services.payloads import MAX_ANSWER_BYTES as MAX_KEPT_BYTES
 from checkrein.services.payloads import MAX_RESULT_BYTES
 from checkrein.services.pdp import Part
+from checkrein.services.refusals import Refusals
+from checkrein.services.spans import TraceParent
 from checkrein.services.speech import Speech, Withheld
 from checkrein.services.turns import TURN
 from checkrein.services.waiting import Hold
-from checkrein.web import body, trace
+from checkrein.web import body, refused, trace
 from checkrein.web.answer import Answer, Kept, TooSlow, calls
 from checkrein.web.guard import allow
 from checkrein.web.headers import idempotency_key, preferred_wait, require_json
@@ -59,6 +61,7 @@ class Proxy:
         retry_after_s: int,
         arms: Arms,
         hold: Hold,
+        refusals: Refusals,
     ) -> None:
         self._gateway = gateway
         self._answers = Answers(gateway)
@@ -67,6 +70,7 @@ class Proxy:
         self._retry_after_s = retry_after_s
         self._arms = arms
         self._hold = hold
+        self._refusals = refusals
 
     def at(self, dialect: Dialect) -> ASGIApp:
         """What is served at the path of this dialect."""
@@ -85,7 +89,7 @@ class Proxy:
             data = await body.read(headers, receive, self._limit)
         except body.Gone:
             return
-        once, trace_id = idempotency_key(headers), trace.trace_id(scope, headers)
+        once, parent = idempotency_key(headers), trace.parent(scope, headers)
         work = asyncio.current_task()
         watch = asyncio.ensure_future(_left(receive))
         gone = False
@@ -99,7 +103,7 @@ class Proxy:
         watch.add_done_callback(leave)
         try:
             hold = self._hold.within(preferred_wait(headers))
-            await self._serve(dialect, key, trace_id, once, data, send, hold)
+            await self._serve(dialect, key, parent, once, data, send, hold)
         except TooSlow:
             if hang_up := scope.get(HANG_UP):
                 watch.remove_done_callback(leave)
@@ -113,9 +117,9 @@ class Proxy:
             watch.cancel()
 
     async def _serve(
-        self, dialect: Dialect, key: Caller, trace_id: str, once: str, data: bytes, send: Send, hold: Hold
+        self, dialect: Dialect, key: Caller, parent: TraceParent, once: str, data: bytes, send: Send, hold: Hold
     ) -> None:
-        answer = Answer(send, trace_id)
+        answer = Answer(send, parent.trace_id)
         keys = self._gateway.idempotency
         try:
             prompt = openclaw.in_turn(dialect.read(data, key), key)
@@ -134,7 +138,7 @@ class Proxy:
             async with self._gateway.action(
                 prompt.request,
                 caller=key.id,
-                trace_id=trace_id,
+                parent=parent,
                 once=claimed,
                 arm=arm,
                 hold=hold,
@@ -152,6 +156,8 @@ class Proxy:
         except TooSlow:
             raise
         except CheckreinError as error:
+            if not answer.is_decided and (reason := refused.reason(error)):
+                self._refusals.note(reason, key.id)
             if answer.begun:
                 await answer.cut(error)
                 return
@@ -199,10 +205,9 @@ class Proxy:
             )
 
         await self._hosted(prompt, governed)
-        traceparent = trace.parent(governed.decision.trace_id)
         # not the caller's key: under our credential it would be one and the same for all callers
         sent_ns = perf_counter_ns()
-        sent = await self._routes.send(name, dialect.path, payload, {"traceparent": traceparent})
+        sent = await self._routes.send(name, dialect.path, payload, trace.sent(governed.context))
         first_us = (perf_counter_ns() - sent_ns) // 1000
         reply, speech = sent.reply, self._answers.speech(governed)
         about: dict[str, object] = {"upstream": sent.tried[-1], "http_status": reply.status, "first_us": first_us}

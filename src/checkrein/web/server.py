@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
@@ -97,16 +98,20 @@ class BackgroundServer:
 
 
 @runtime_checkable
-class Stoppable(Protocol):
-    """An application that wants to know when the server begins to stop, before open answers get their grace."""
+class Attentive(Protocol):
+    """An application that wants to know what its server does."""
 
-    def stopping(self) -> None: ...
+    def stopping(self) -> None:
+        """The server begins to stop; open answers get their grace from now on."""
+
+    def refused(self, reason: str) -> None:
+        """What came over a connection never became a request."""
 
 
 class _Server(uvicorn.Server):
     def __init__(self, app: ASGIApp, grace_s: int, on_listening: Callable[[], None]) -> None:
         given: object = app
-        self._stopping = given.stopping if isinstance(given, Stoppable) else None
+        self._told = given if isinstance(given, Attentive) else None
         self._app = _StartupWitness(app)
         self._on_listening = on_listening
         config = uvicorn.Config(
@@ -114,7 +119,7 @@ class _Server(uvicorn.Server):
             interface="asgi3",
             lifespan="on",
             ws="none",
-            http=Http,
+            http=partial(Http, refused=self._refused),  # type: ignore[arg-type]
             log_config=None,
             access_log=False,
             server_header=False,
@@ -136,9 +141,13 @@ class _Server(uvicorn.Server):
         self._on_listening()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        if self._stopping is not None:
-            self._stopping()
+        if self._told is not None:
+            self._told.stopping()
         await super().shutdown(sockets)
+
+    def _refused(self, reason: str) -> None:
+        if self._told is not None:
+            self._told.refused(reason)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

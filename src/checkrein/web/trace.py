@@ -8,26 +8,36 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from checkrein.services.ids import fresh
+from checkrein.services.spans import NOBODY, TraceParent
 
 HEADER = "x-checkrein-trace-id"
-_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
+_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_SAMPLED = 1
 _GIVEN = "checkrein.trace"
 
 
-def given(headers: Headers) -> str:
-    """The trace id of an incoming `traceparent`, empty if there is none that holds one."""
+def given(headers: Headers) -> TraceParent:
+    """What an incoming `traceparent` says; `NOBODY` if there is none that can be read."""
     match = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
-    return match[1] if match and match[1].strip("0") and match[2].strip("0") else ""
+    if not match or not match[1].strip("0") or not match[2].strip("0"):
+        return NOBODY
+    return TraceParent(match[1], match[2], bool(int(match[3], 16) & _SAMPLED))
 
 
-def trace_id(scope: Scope, headers: Headers) -> str:
-    """The trace id of this request, the same however often it is asked for."""
-    found: str | None = scope.get(_GIVEN)
+def parent(scope: Scope, headers: Headers) -> TraceParent:
+    """Who asks, and in which trace: the caller's, else a new one; the same however often it is asked for."""
+    found: TraceParent | None = scope.get(_GIVEN)
     if found is None:
-        found = scope[_GIVEN] = given(headers) or fresh("", 16)
+        found = given(headers)
+        found = scope[_GIVEN] = found if found.trace_id else TraceParent(fresh("", 16))
     return found
 
 
-def parent(trace_id: str) -> str:
-    """The `traceparent` for a call of ours in this trace."""
-    return f"00-{trace_id}-{fresh('', 8)}-01"
+def trace_id(scope: Scope, headers: Headers) -> str:
+    """The trace id of this request."""
+    return parent(scope, headers).trace_id
+
+
+def sent(context: TraceParent) -> dict[str, str]:
+    """The header for a call of ours."""
+    return {"traceparent": f"00-{context.trace_id}-{context.span_id}-{context.sampled:02x}"}
