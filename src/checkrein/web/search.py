@@ -55,7 +55,7 @@ class SearchRoutes:
                 sought=sought,
                 request=request,
                 caller=key.id,
-                trace_id=trace.given(http.headers),
+                trace_id=trace.trace_id(http.scope, http.headers),
                 begin=begin,
                 limit=MAX_DECIDED if limit < 0 else limit,
                 size=len(data),
