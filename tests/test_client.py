@@ -51,7 +51,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         system = open_system(folder, flags={"approvals.hold": 0}, upstreams={"fake": fake})
         try:
             with BackgroundServer(system.app()) as server:
-                yield Place(system, server.url, model)
+                place = Place(system, server.url, model)
+                Client(place.url, place.key("ines")).submit_request({"prompt": "hello"})
+                yield place
         finally:
             system.close()
 
