@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Mapping
 
 import aiohttp
 import pytest
@@ -12,26 +13,11 @@ import pytest
 from checkrein.compose import System
 from checkrein.model import Permission
 
-ROUTES = [
-    ("GET", "/healthz"),
-    ("GET", "/readyz"),
-    ("GET", "/v1/models"),
-    ("POST", "/v1/chat/completions"),
-    ("POST", "/access/v1/evaluation"),
-    ("POST", "/access/v1/evaluations"),
-    ("POST", "/access/v1/search/action"),
-    ("POST", "/access/v1/requests"),
-    ("GET", "/access/v1/requests/apr_1"),
-    ("GET", "/.well-known/authzen-configuration"),
-    ("GET", "/api/v1/audit/records"),
-    ("GET", "/api/v1/activities"),
-    ("GET", "/api/v1/approvals"),
-    ("GET", "/api/v1/approvals/apr_1"),
-    ("GET", "/api/v1/approvals/events"),
-    ("POST", "/api/v1/approvals/apr_1/vote"),
-    ("GET", "/metrics"),
-    ("GET", "/nothing/here"),
-]
+
+@pytest.fixture
+def routes(system: System) -> Mapping[str, tuple[str, ...]]:
+    """The methods of every path."""
+    return {re.sub("{.*}", "apr_1", path): methods for path, methods in system.app().routes.items()}
 
 
 @pytest.fixture
@@ -45,9 +31,13 @@ def bearer(key: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("headers", [{}, bearer("crk_wrong"), {"authorization": "Basic eA=="}, bearer("")])
-async def test_every_route_needs_a_key(http: aiohttp.ClientSession, headers: dict[str, str]):
-    for method, path in ROUTES:
-        async with http.request(method, path, headers=headers) as reply:
+async def test_every_route_needs_a_key(
+    http: aiohttp.ClientSession, routes: Mapping[str, tuple[str, ...]], headers: dict[str, str]
+):
+    for path, methods in {**routes, "/nothing/here": ("GET",)}.items():
+        if path == "/approvals/apr_1":  # a page asks for the key itself
+            continue
+        async with http.request(methods[0], path, headers=headers) as reply:
             text = await reply.text()
         assert reply.status == 401, path
         assert reply.headers["www-authenticate"] == "Bearer"
@@ -154,13 +144,13 @@ async def test_what_is_not_there_is_404_in_the_words_of_its_protocol(http: aioht
         assert "model" not in error["message"]
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES[:-1])
 async def test_a_wrong_method_is_405_and_says_which_are_right(
-    http: aiohttp.ClientSession, key: str, method: str, path: str
+    http: aiohttp.ClientSession, key: str, routes: Mapping[str, tuple[str, ...]]
 ):
-    for wrong in {"GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"} - {method}:
-        async with http.request(wrong, path, headers=bearer(key)) as reply:
-            assert (reply.status, reply.headers["allow"].split(", ")[0]) == (405, method)
+    for path, methods in routes.items():
+        for wrong in {"GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"} - {*methods}:
+            async with http.request(wrong, path, headers=bearer(key)) as reply:
+                assert (reply.status, reply.headers["allow"]) == (405, ", ".join(methods)), path
 
 
 async def test_readyz_says_what_fails(system: System, http: aiohttp.ClientSession, key: str, monkeypatch):
@@ -219,8 +209,6 @@ async def test_the_audit_trail_is_readable_over_http(http: aiohttp.ClientSession
         assert [record["kind"] for record in (await reply.json())["records"]] == ["decision"]
     async with http.get("/api/v1/activities", params={"user": "alice"}, headers=bearer(key)) as reply:
         assert (await reply.json())["activities"][0]["action"] == "read_file"
-    async with http.get("/api/v1/audit/records", params={"limit": "many"}, headers=bearer(key)) as reply:
-        assert reply.status == 400
 
 
 async def test_records_are_filtered_over_http_as_on_the_command_line(http: aiohttp.ClientSession, key: str):
@@ -244,12 +232,18 @@ async def test_records_are_filtered_over_http_as_on_the_command_line(http: aioht
     assert await found(approval="apr_none") == []
 
 
-@pytest.mark.parametrize(
-    "filters", [{"usr": "alice"}, {"outcome": "perhaps"}, {"since": "yesterday"}, {"since": "1h", "until": "2h"}]
-)
-async def test_a_filter_that_is_not_understood_is_refused(
-    http: aiohttp.ClientSession, key: str, filters: dict[str, str]
-):
-    async with http.get("/api/v1/audit/records", params=filters, headers=bearer(key)) as reply:
-        assert reply.status == 400
-        assert (await reply.json())["detail"]
+async def test_a_filter_that_is_not_understood_is_refused(http: aiohttp.ClientSession, key: str):
+    records, activities = "/api/v1/audit/records", "/api/v1/activities"
+    for path, filters in (
+        (records, {"usr": "alice"}),
+        (records, {"outcome": "perhaps"}),
+        (records, {"since": "yesterday"}),
+        (records, {"since": "1h", "until": "2h"}),
+        (records, {"limit": "many"}),
+        (records, {"order": "ascending"}),
+        (activities, {"agent": "bot"}),
+        (activities, {"limit": "0"}),
+    ):
+        async with http.get(path, params=filters, headers=bearer(key)) as reply:
+            assert reply.status == 400, filters
+            assert (await reply.json())["detail"]

@@ -347,6 +347,12 @@ async def test_top_level_members_are_defaults_that_an_item_replaces_whole(http: 
     assert [item["context"]["error"]["status"] for item in answer["evaluations"]] == [400] * 3
 
 
+@pytest.mark.parametrize("member", ["subject", "action", "resource", "context"])
+async def test_a_default_that_is_no_object_is_a_400_of_the_whole_batch(http: aiohttp.ClientSession, member: str):
+    status, message = await refused(http, question(evaluations=[question()]) | {member: True}, MANY)
+    assert (status, f"`{member}` is not an object" in message) == (400, True)
+
+
 async def test_context_is_inherited_and_replaced(system: System, http: aiohttp.ClientSession):
     batch = question(context={"session": "s-1", "scope": "a"}, evaluations=[{}, {"context": {"session": "s-2"}}])
     seen: list[dict[str, object]] = []

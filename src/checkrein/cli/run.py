@@ -105,11 +105,12 @@ def serve(
       POST /v1/chat/completions, /v1/responses and /v1/embeddings, GET /v1/models
       POST /tools/invoke, of an OpenClaw Gateway
       POST /access/v1/evaluation, /access/v1/evaluations and /access/v1/requests
+      POST /access/v1/search/subject, /search/resource and /search/action
       GET  /api/v1/approvals, /approvals/ID, /approvals/events
       POST /api/v1/approvals/ID/vote; a page to vote on: /approvals/ID
       GET  /api/v1/audit/records and /api/v1/activities
       POST /api/v1/kill and /api/v1/revive, GET /api/v1/killed and /limits
-      GET  /healthz, /readyz and /metrics
+      GET  /healthz, /readyz and /metrics; /openapi.json describes all of these
     """
     from checkrein.compose import open_system
     from checkrein.web.server import serve as run

@@ -17,6 +17,7 @@
 `openclaw` `/api/v1/openclaw`: what an OpenClaw plugin calls beside AuthZEN
 `invoke`   `/tools/invoke`: single tools of an OpenClaw Gateway
 `control`  `/api/v1/kill`, `/revive`, `/killed`
+`openapi`  `/openapi.json`: all of these, as `openapi.yaml` describes them
 `headers`  what a body is declared as, and its `Idempotency-Key`
 `trace`    the trace of a request
 `server`   uvicorn in the foreground, or in a thread for the demo and the tests

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 from starlette.requests import Request as HttpRequest
@@ -20,6 +20,7 @@ from checkrein.web.guard import allow
 
 MAX_ROWS = 1000
 _PARAMETERS = (*filters.NAMES, "after_seq", "limit", "order")
+_ORDERS = ("asc", "desc")
 
 
 class Admin:
@@ -57,15 +58,15 @@ class Admin:
     async def records(self, http: HttpRequest) -> Response:
         """Records as JSON, newest first unless `order=asc`. `services.filters` names the filters; they add up."""
         allow(http.scope, Permission.AUDIT)
-        given = http.query_params
-        for name in given:
-            if name not in _PARAMETERS:  # a filter that is not understood must not look as if it had been applied
-                raise BadRequest(f"`{name[:80]}` is no filter", hint=f"there are {', '.join(_PARAMETERS)}")
+        given = _given(http, _PARAMETERS)
+        order = given.get("order", "desc")
+        if order not in _ORDERS:
+            raise BadRequest(f"`{order[:40]}` is no order", hint=f"choose {', '.join(_ORDERS)}")
         query = msgspec.structs.replace(
             filters.query(given, now_us=self._now_us()),
             after_seq=_number(given.get("after_seq"), -1),
             limit=_limit(given.get("limit")),
-            newest_first=given.get("order", "desc") != "asc",
+            newest_first=order == "desc",
         )
         records = await asyncio.to_thread(lambda: list(self._audit.records(query)))
         return _json({"records": [loads(record.data) for record in records]})
@@ -73,9 +74,17 @@ class Admin:
     async def activities(self, http: HttpRequest) -> Response:
         """What happened, one row an action, newest first."""
         allow(http.scope, Permission.AUDIT)
-        given = http.query_params
+        given = _given(http, ("user", "limit"))
         rows = self._audit.activities(user=given.get("user", ""), limit=_limit(given.get("limit")))
         return _json({"activities": [msgspec.to_builtins(row) for row in rows]})
+
+
+def _given(http: HttpRequest, known: tuple[str, ...]) -> Mapping[str, str]:
+    """The parameters; one that is not understood must not look as if it had been applied."""
+    for name in http.query_params:
+        if name not in known:
+            raise BadRequest(f"`{name[:80]}` is no filter", hint=f"there are {', '.join(known)}")
+    return http.query_params
 
 
 def _json(value: object) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.datastructures import Headers
 from starlette.routing import compile_path, request_response
@@ -32,7 +32,9 @@ from checkrein.web.invoke import PATH as INVOKE
 from checkrein.web.invoke import Invoke
 from checkrein.web.metrics import PATH as METRICS
 from checkrein.web.metrics import Metrics
-from checkrein.web.models import Models
+from checkrein.web.models import MODEL, MODELS, Models
+from checkrein.web.openapi import PATH as OPENAPI
+from checkrein.web.openapi import openapi
 from checkrein.web.openclaw import ROOT as OPENCLAW
 from checkrein.web.openclaw import OpenClaw
 from checkrein.web.pages import PAGE, PAGES, Pages
@@ -45,12 +47,16 @@ POST = ("POST",)
 
 
 class Application:
-    """What a server serves; the server says so when it begins to stop, and when it refuses a request by itself."""
+    """What a server serves; the server says so when it begins to stop, and when it refuses a request by itself.
 
-    def __init__(self, app: ASGIApp, drain: Drain, refusals: Refusals) -> None:
+    `routes` are the methods of each path.
+    """
+
+    def __init__(self, app: ASGIApp, drain: Drain, refusals: Refusals, routes: Mapping[str, tuple[str, ...]]) -> None:
         self._app = app
         self._drain = drain
         self._refusals = refusals
+        self.routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
@@ -94,11 +100,11 @@ def create_app(
         METADATA: (GET, request_response(authzen.metadata)),
         "/healthz": (GET, request_response(admin.healthz)),
         "/readyz": (GET, request_response(admin.readyz)),
-        "/v1/models": (GET, request_response(models.every)),
-        "/v1/models/": (GET, request_response(models.one)),
+        MODELS: (GET, request_response(models.every)),
         "/api/v1/audit/records": (GET, request_response(admin.records)),
         "/api/v1/activities": (GET, request_response(admin.activities)),
         METRICS: (GET, request_response(figures.metrics)),
+        OPENAPI: (GET, request_response(openapi)),
         KILL: (POST, request_response(control.kill)),
         REVIVE: (POST, request_response(control.revive)),
         KILLED: (GET, request_response(control.killed)),
@@ -111,26 +117,24 @@ def create_app(
         f"{OPENCLAW}/gateways": (GET, request_response(openclaw.gateways)),
     }
     #: paths that name something, looked through where none above fits
-    naming = [
-        (compile_path(path)[0], methods, request_response(route))
-        for path, methods, route in (
-            (ONE, GET, approvals.one),
-            (VOTE, POST, approvals.vote),
-            (TASK, GET, requests.task),
-            (PAGE, (*GET, *POST), pages.page),
-        )
-    ]
+    naming: dict[str, tuple[tuple[str, ...], ASGIApp]] = {
+        MODEL: (GET, request_response(models.one)),
+        ONE: (GET, request_response(approvals.one)),
+        VOTE: (POST, request_response(approvals.vote)),
+        TASK: (GET, request_response(requests.task)),
+        PAGE: ((*GET, *POST), request_response(pages.page)),
+    }
+    patterns = [(compile_path(path)[0], *served) for path, served in naming.items()]
 
     def found(scope: Scope) -> tuple[tuple[str, ...], ASGIApp | None]:
-        for pattern, methods, route in naming:
+        for pattern, methods, route in patterns:
             if match := pattern.match(scope["path"]):
                 scope["path_params"] = match.groupdict()
                 return methods, route
         return (), None
 
     async def routed(scope: Scope, receive: Receive, send: Send) -> None:
-        path = "/v1/models/" if scope["path"].startswith("/v1/models/") else scope["path"]
-        methods, route = routes.get(path) or found(scope)
+        methods, route = routes.get(scope["path"]) or found(scope)
         if route is None:
             raise RouteNotFound(f"there is nothing at `{scope['path'][:200]}`")
         if scope["method"] not in methods:
@@ -158,7 +162,8 @@ def create_app(
         send = _echo(headers.get("x-request-id"), send)
         await _guarded(routed, headers, scope, receive, send, refusals)
 
-    return Application(app, drain, refusals)
+    served = {path: methods for path, (methods, _) in {**routes, **naming}.items()}
+    return Application(app, drain, refusals, served)
 
 
 async def _guarded(

@@ -122,6 +122,9 @@ class AuthZen:
             )
         stop_after = _stop_after(value.get("options", {}))
         defaults = {name: value[name] for name in MEMBERS if name in value}
+        for name, default in defaults.items():
+            if not isinstance(default, dict):
+                raise BadRequest(f"`{name}` is not an object", hint="leave it out, or send one")
         if not items:
             return _one(await self._evaluate(defaults, call, call.once))
         answers: list[Mapping[str, object]] = []

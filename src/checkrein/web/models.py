@@ -22,6 +22,9 @@ from checkrein.web.guard import allow
 from checkrein.web.routes import Routes
 
 log = logging.getLogger("checkrein.web")
+MODELS = "/v1/models"
+#: names of models may hold slashes
+MODEL = f"{MODELS}/{{model:path}}"
 #: seconds that an upstream's list is remembered, and seconds it may take
 FRESH_S, PATIENCE_S = 60.0, 5.0
 MAX_LIST_BYTES = 4 * 1024 * 1024
@@ -40,7 +43,7 @@ class Models:
 
     async def one(self, http: HttpRequest) -> Response:
         allow(http.scope, Permission.CALL)
-        name = http.scope["path"].removeprefix("/v1/models/")
+        name = http.path_params["model"]
         found = next((model for model in await self._all() if model["id"] == name), None)
         if found is None:
             raise NotFound(f"there is no model `{name[:200]}`", hint="`/v1/models` lists them")
