@@ -19,10 +19,10 @@ from checkrein.decide.names import check_names
 from checkrein.model import BadRequest, Request
 from checkrein.model.request import PROMPT, TOOL
 from checkrein.model.target import targets
+from checkrein.model.usage import Usage
 from checkrein.model.vocabulary import Vocabulary
 from checkrein.ports import Clock, Store, Unit
 from checkrein.services import records
-from checkrein.services.ids import fresh
 from checkrein.services.killswitch import KillSwitch, Switch, barring
 from checkrein.services.limits import Limits
 from checkrein.services.pdp import Asked, Pdp
@@ -54,7 +54,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
     sought: Sought
     request: Request
     caller: str
-    trace_id: str = ""
+    trace_id: str
     begin: str = ""
     limit: int = MAX_DECIDED
     size: int = 1
@@ -65,7 +65,6 @@ class Page(msgspec.Struct, frozen=True):
 
     found: tuple[str, ...]
     following: str
-    trace_id: str
 
 
 class Known(Protocol):
@@ -125,10 +124,9 @@ class Searches:
                 following = name
                 break
             found.append(name)
-        trace_id = asked.trace_id or fresh("", 16)
         draft = records.search(
             self._vocabulary.inward(asked.request, believed=True),
-            trace_id=trace_id,
+            trace_id=asked.trace_id,
             caller=asked.caller,
             sought=asked.sought.value,
             decided=decided,
@@ -137,7 +135,7 @@ class Searches:
             key=self._key,
         )
         await landed(self._store.commit(Unit((draft,))))
-        return Page(tuple(found), following, trace_id)
+        return Page(tuple(found), following)
 
     def _candidates(self, asked: Search) -> Iterator[str]:
         request = asked.request
@@ -158,9 +156,9 @@ class Searches:
 
     def _actions(self, request: Request) -> Iterator[str]:
         """Every declared tool, by the names that enforcement points have for it, or else by ours."""
-        tools, renamed = self._pdp.bundle.manifests.names(), self._vocabulary.actions
+        tools, renamed = {*self._pdp.bundle.manifests.names()}, self._vocabulary.actions
         yield from (theirs for theirs, ours in renamed.items() if ours in tools)
-        yield from (name for name in tools if name not in renamed and name not in renamed.values())
+        yield from tools - {*renamed, *renamed.values()}
         if request.resource.type == "model":
             yield PROMPT
 
@@ -174,7 +172,7 @@ class Searches:
         those = targets(request, asked.caller)
         if barring(killed, those):
             return False
-        usage = self._limits.usage(those) if self._pdp.asks_usage else None
+        usage = self._limits.usage(those) if self._pdp.asks_usage else Usage()
         made = self._pdp.decide(
             Asked(resolved.request, usage=usage),
             now_us=self._clock.now_us(),

@@ -50,12 +50,13 @@ class SearchRoutes:
         request = _request(value, sought)
         mark = hashlib.sha256(canonical([sought.value, fold(msgspec.to_builtins(request))])).hexdigest()
         limit, begin = _page(value.get("page", {}), mark)
+        trace_id = trace.trace_id(http.scope, http.headers)
         found = await self._searches.page(
             Search(
                 sought=sought,
                 request=request,
                 caller=key.id,
-                trace_id=trace.trace_id(http.scope, http.headers),
+                trace_id=trace_id,
                 begin=begin,
                 limit=MAX_DECIDED if limit < 0 else limit,
                 size=len(data),
@@ -64,7 +65,7 @@ class SearchRoutes:
         token = _sealed(_Token(mark, limit, found.following)) if found.following else ""
         shown = [_shown(sought, request, name) for name in found.found]
         answer = {"page": {"next_token": token, "count": len(shown)}, "results": shown}
-        return Response(dumps(answer), media_type="application/json", headers={trace.HEADER: found.trace_id})
+        return Response(dumps(answer), media_type="application/json", headers={trace.HEADER: trace_id})
 
 
 def _request(value: Mapping[str, object], sought: Sought) -> Request:
