@@ -280,8 +280,11 @@ async def test_without_a_key_it_is_a_401_and_without_the_permission_a_403(
 
 
 @pytest.mark.parametrize("id", ["bfe9eb29-ab87-4ca3-be83-a1d5d8305716", "an arbitrary string", "x" * 200])
-async def test_the_request_id_is_given_back_whatever_the_answer(http: aiohttp.ClientSession, id: str):
+async def test_the_request_id_is_given_back_whatever_the_answer(http: aiohttp.ClientSession, url: str, id: str):
     for path in (ONE, MANY):
+        for wrong in ({"authorization": "Bearer crk_wrong"}, {"host": "other.example"}):
+            async with http.post(url + path, headers={"x-request-id": id} | wrong, json=question()) as reply:
+                assert (reply.status in (401, 403), reply.headers["x-request-id"]) == (True, id)
         for body in (question(), question("bob", "write_record"), {}, {"evaluations": [{}]}):
             async with http.post(path, json=body, headers={"x-request-id": id}) as reply:
                 assert reply.headers.getall("x-request-id") == [id]

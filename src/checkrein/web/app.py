@@ -151,6 +151,7 @@ def create_app(
             return
         headers = Headers(scope=scope)
         path: str = scope["path"]
+        send = _echo(headers.get("x-request-id"), send)
         try:
             guard.check_host(headers)
             if not path.startswith(PAGES):  # a page asks for the key itself
@@ -159,7 +160,6 @@ def create_app(
             refusals.note(refused.reason(error) or refused.UNAVAILABLE)
             await error_response(path, error)(scope, receive, send)
             return
-        send = _echo(headers.get("x-request-id"), send)
         await _guarded(routed, headers, scope, receive, send, refusals)
 
     served = {path: methods for path, (methods, _) in {**routes, **naming}.items()}
