@@ -194,7 +194,7 @@ async def test_when_the_caller_leaves_the_upstream_call_is_dropped_and_recorded_
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_the_upstream_call_of_a_caller_that_left_is_dropped_before_a_handful_of_prompts_gets_there(
-    server: str, key: str, model: FakeModel, stream: bool
+    system: System, server: str, key: str, model: FakeModel, stream: bool
 ):
     """By the order of events: a prompt takes some milliseconds, so this is well below the 100 ms that are promised."""
     gone_by: list[bool] = []
@@ -214,6 +214,8 @@ async def test_the_upstream_call_of_a_caller_that_left_is_dropped_before_a_handf
             async with http.post(CHAT, json=body("hi")) as reply:
                 assert reply.status == 200
     assert gone_by[-1]
+    ends = system.store.records(RecordQuery(kinds=("execution.finished",)))
+    assert sorted(end.body["status"] for end in ends) == ["cancelled", *["ok"] * 5]
 
 
 def result_of(system: System, trace_id: str) -> object:

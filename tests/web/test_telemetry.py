@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from checkrein.connectors import otel
 from checkrein.model import Action, ConfigError, Permission, Request, Resource, Subject
 from checkrein.ports import RecordQuery, Span
 from checkrein.services.mapping import FIELDS, SPAN
+from checkrein.services.spans import TraceParent
 from checkrein.web.server import BackgroundServer
 from fakes import FakeModel, completion
 from otlp_collector import Collector
@@ -155,6 +157,42 @@ async def test_what_people_must_approve_names_the_approval_and_is_no_failure(tra
     assert (span["checkrein.outcome"], span.failed, span.kind) == ("require_review", False, "INTERNAL")
     assert span["checkrein.approval.id"] == answer["error"]["approval_id"]
     assert span["checkrein.status"] is None
+
+
+async def test_a_held_prompt_has_a_span_for_each_time_it_is_decided(
+    folder: Path, collector: Collector, model: FakeModel, model_url: str
+):
+    (folder / "checkrein.toml").write_text((folder / "checkrein.toml").read_text().replace("hold = 0", "hold = 600"))
+    system = told_of(folder, collector.url, {"fake": UpstreamConfig(base_url=f"{model_url}/v1")})
+    try:
+        with serving(system) as send:
+            held = asyncio.ensure_future(send(body("send an email"), traceparent=TRACEPARENT))
+            async with asyncio.timeout(30):
+                while not (asked := system.approvals.all()) or not system.waiting.listeners:
+                    await asyncio.sleep(0.005)
+            system.approvals.vote(
+                asked[0].id, voter="bob", roles=("finance",), approve=True, reason="looked", auth="local"
+            )
+            await held
+    finally:
+        system.close()
+    asked_for, ran = collector.spans
+    assert (asked_for["checkrein.outcome"], ran["checkrein.outcome"]) == ("require_review", "allow")
+    assert (asked_for["checkrein.approval.id"], ran["checkrein.status"]) == (asked[0].id, "ok")
+    assert {(span.trace_id, span.parent) for span in (asked_for, ran)} == {(TRACE, CALLER)}
+
+
+async def test_what_an_agent_gateway_asks_about_in_a_turn_stands_under_its_prompt(traced: System, collector: Collector):
+    action = Action("prompt", {"input": body("hi")})
+    prompt = Request(Subject("user", "alice"), action, Resource("model", "m"))
+    with traced.tracing():
+        async with traced.gateway.action(prompt, caller="tests") as governed:
+            turn = Subject("turn", traced.gateway.turn(governed).handle)
+            asked = Request(turn, Action("read_file", {"input": {"path": "a"}}), Resource("tool", "read_file"))
+            elsewhere = TraceParent("ab" * 16, "cd" * 8)
+            await traced.gateway.evaluate(asked, caller="tests", parent=elsewhere)
+    call, chat = collector.spans
+    assert (call.trace_id, call.parent) == (chat.trace_id, chat.id)
 
 
 async def test_an_upstream_that_fails_is_a_span_that_failed(folder: Path, collector: Collector):
