@@ -97,6 +97,7 @@ async def ended(system: System) -> Any:
         ["Bad Header: x"],
         ["Content-Length : 10"],
         ["X: a\nTransfer-Encoding: chunked"],
+        ["X: a\0b"],
     ],
     ids=lambda more: ", ".join(more)[:50],
 )
@@ -109,6 +110,73 @@ async def test_a_request_of_which_two_readers_could_see_two_is_refused(
     assert said.count(b"HTTP/1.1 ") == 1
     assert model.calls == 0
     assert_refused(system, "malformed")
+
+
+@pytest.mark.parametrize("target", ["http://evil.example/healthz", "http://localhost/healthz", "*", "localhost:80"])
+async def test_a_target_that_could_name_another_host_than_the_head_does_is_refused(
+    server: str, key: str, system: System, target: str
+):
+    said = await sent(
+        server, f"GET {target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
+    )
+    assert said.startswith(b"HTTP/1.1 400 ")
+    assert_refused(system, "malformed")
+
+
+async def test_what_follows_a_body_is_no_header(server: str, key: str, system: System):
+    """A key in a trailer opens nothing: a proxy before us may have taken the header of that name away."""
+    lines = ["GET /healthz HTTP/1.1", "Host: localhost", "Transfer-Encoding: chunked", "", "0"]
+    said = await sent(server, "\r\n".join([*lines, f"Authorization: Bearer {key}", "", ""]).encode())
+    assert said.startswith(b"HTTP/1.1 401 ")
+    assert_refused(system, "key")
+
+
+@pytest.mark.parametrize("endless", [b"X: " + b"x" * 200_000, b"X: x\r\n" * 40_000, b"1;x=" + b"x" * 200_000])
+async def test_what_stands_around_the_chunks_of_a_body_is_bounded(
+    server: str, key: str, system: System, endless: bytes
+):
+    begun = b"" if endless.startswith(b"1;") else b"0\r\n"
+    async with dialled(server) as (reader, writer):
+        writer.write(head(key, "Transfer-Encoding: chunked") + begun)
+        await writer.drain()
+        with contextlib.suppress(ConnectionError):
+            for start in range(0, len(endless), 50_000):
+                writer.write(endless[start : start + 50_000])
+                await writer.drain()
+            await reader.read()
+    async with asyncio.timeout(30):
+        while not system.gateway.live.seen().refused:
+            await asyncio.sleep(0.01)
+    assert_refused(system, "head_too_large")
+
+
+async def test_a_body_in_very_small_chunks_is_a_body(server: str, key: str, model: FakeModel):
+    data = json.dumps({**HELLO, "padding": "x" * 30_000}).encode()
+    pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in data)
+    said = await sent(server, head(key, "Transfer-Encoding: chunked", "Connection: close") + pieces + b"0\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 200 ")
+    assert model.raw == [data]
+
+
+async def trickle(writer: asyncio.StreamWriter) -> None:
+    """Send a byte now and then, until nobody takes it any more."""
+    with contextlib.suppress(ConnectionError):
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.01)
+
+
+async def test_a_body_that_trickles_on_after_its_answer_is_cut_off(server: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(protocol, "LINGER_S", 0.2)
+    async with dialled(server) as (reader, writer):
+        writer.write(head("no-key", "Content-Length: 1000"))
+        assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+        trickling = asyncio.ensure_future(trickle(writer))
+        async with asyncio.timeout(30):
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+        await asyncio.wait_for(trickling, 30)
 
 
 @pytest.mark.parametrize("more", [["Origin: https://evil.example"], ["Origin: null"]])

@@ -1,7 +1,9 @@
 """uvicorn's HTTP/1.1 protocol, with what it leaves open to hostile callers.
 
-A head that does not come to its end is cut off, by its size and by a clock, and a caller that does not read can be hung
-up on: closing a connection would wait for it to read what is still to be sent.
+A head that does not come to its end is cut off, by its size and by a clock; so is what stands between and after the
+chunks of a body, and a body that goes on after its answer. The target is a path: an absolute one would name a second
+host. What follows a body is no header, for whoever stands before us has not looked at it. And a caller that does not
+read can be hung up on: closing a connection would wait for it to read what is still to be sent.
 """
 
 from __future__ import annotations
@@ -18,6 +20,10 @@ from checkrein.web.refused import HEAD_TOO_LARGE, HEAD_TOO_SLOW, MALFORMED
 #: what a request's head may hold, and the seconds it may take
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_TIMEOUT = 15.0
+#: bytes that chunks may cost for each that they bring
+_CHUNKED = 8
+#: seconds that a body may go on once its request is answered
+LINGER_S = 5.0
 #: under which name a request finds the way to hang up on its caller
 HANG_UP = "checkrein.hang_up"
 #: uvicorn warns of each request it cannot read, and anybody can send any number; its errors are still told
@@ -31,6 +37,9 @@ class Http(HttpToolsProtocol):
     _clock: asyncio.TimerHandle | None = None
     _in_head = True
     _head_bytes = 0
+    #: of the request that is read: bytes after its head, and those of them that are its body
+    _rest_bytes = 0
+    _body_bytes = 0
 
     def __init__(self, *args: Any, refused: Callable[[str], None] = lambda reason: None, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -50,22 +59,41 @@ class Http(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._clock is None:  # the first bytes of another request on this connection
                 self._begin_head()
+        else:
+            self._rest_bytes += len(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
+        is_long = self._head_bytes if self._in_head else self._rest_bytes - _CHUNKED * self._body_bytes
+        if is_long > MAX_HEAD_BYTES:
             self._refuse(431, b"Request Header Fields Too Large", HEAD_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope[HANG_UP] = self.transport.abort  # type: ignore[literal-required]
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._end_head()
         self._in_head = False
+        if not self.url.startswith(b"/"):
+            raise ValueError("the target is no path")  # the parser makes a 400 of it
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
+        self._end_head()
         super().on_message_complete()
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._head_bytes, self._rest_bytes, self._body_bytes = True, 0, 0, 0
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._in_head and self.cycle.response_complete and self._clock is None:
+            self._clock = self.loop.call_later(LINGER_S, self.transport.close)
 
     def _begin_head(self) -> None:
         self._clock = self.loop.call_later(HEAD_TIMEOUT, self._refuse, 408, b"Request Timeout", HEAD_TOO_SLOW)
