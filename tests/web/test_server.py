@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import aiohttp
@@ -26,6 +26,7 @@ from checkrein.compose import open_system
 from checkrein.config import UpstreamConfig
 from checkrein.model import ConfigError, StoreUnavailable
 from checkrein.ports import RecordQuery
+from checkrein.web import protocol
 from checkrein.web.server import BackgroundServer, serve
 from fakes import chunk
 
@@ -69,6 +70,36 @@ def test_a_forwarded_address_is_not_believed() -> None:
     with BackgroundServer(Starlette(routes=[Route("/", who)])) as server:
         claimed = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
         assert fetch(server.url, claimed)[0] == b'{"host":"127.0.0.1","scheme":"http"}'
+
+
+def test_who_reads_nothing_of_a_whole_answer_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel takes some megabytes; the rest waits here."""
+    size, gone = 16 * 1024 * 1024, threading.Event()
+    monkeypatch.setattr(protocol, "UNREAD_S", 0.1)
+    monkeypatch.setattr(protocol.Http, "connection_lost", told(gone, protocol.Http.connection_lost))
+
+    async def much(request: Request) -> Response:
+        return Response(b"x" * size)
+
+    with BackgroundServer(Starlette(routes=[Route("/", much)])) as server, socket.socket() as caller:
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        caller.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+        caller.settimeout(30)
+        caller.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert gone.wait(30)
+        heard = 0
+        with contextlib.suppress(ConnectionError):
+            while part := caller.recv(1024 * 1024):
+                heard += len(part)
+    assert heard < size
+
+
+def told(gone: threading.Event, lost: Callable[..., None]) -> Callable[..., None]:
+    def spy(self: protocol.Http, exc: Exception | None) -> None:
+        lost(self, exc)
+        gone.set()
+
+    return spy
 
 
 def test_two_servers_get_two_ports() -> None:

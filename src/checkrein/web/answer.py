@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
-from starlette.types import Send
+from starlette.types import Message, Send
 
 from checkrein.connectors.metering import Meter
 from checkrein.connectors.stream import Stream
@@ -91,7 +91,7 @@ class Answer:
         self.begun = True
         self._status, self._headers = status, headers
         pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-        await self._send({"type": "http.response.start", "status": status, "headers": pairs})
+        await self._patiently({"type": "http.response.start", "status": status, "headers": pairs})
 
     async def stream(self, reply: Reply, told: Stream) -> tuple[bytes, dict[str, object]]:
         """Send each event once it is decided, but keep what closes the stream in hand, from `[DONE]` on."""
@@ -106,11 +106,11 @@ class Answer:
         self._remember(told.rest)
         return told.rest, {"bytes": size, **calls(verdicts)}
 
-    async def _send_part(self, part: bytes) -> None:
-        """Send a part of a stream; raises `TooSlow` when nobody reads it."""
+    async def _patiently(self, message: Message) -> None:
+        """Send it once the caller has taken what came before; raises `TooSlow` when it does not."""
         try:
             async with asyncio.timeout(PATIENCE_S):
-                await self._send({"type": "http.response.body", "body": part, "more_body": True})
+                await self._send(message)
         except TimeoutError:
             raise TooSlow("the caller does not read its answer") from None
 
@@ -119,7 +119,7 @@ class Answer:
         while True:
             if part:
                 self._remember(part)
-                await self._send_part(part)
+                await self._patiently({"type": "http.response.body", "body": part, "more_body": True})
             if not told.asked:
                 return
             given = await self.verdicts(told.asked)
@@ -133,7 +133,7 @@ class Answer:
     async def end(self, last: bytes) -> None:
         if not self.begun:
             await self.begin(self._status, {**self._headers, "content-length": str(len(last))})
-        await self._send({"type": "http.response.body", "body": last, "more_body": False})
+        await self._patiently({"type": "http.response.body", "body": last, "more_body": False})
 
     async def give(self, kept: Kept) -> None:
         """Give a whole answer."""
@@ -146,7 +146,7 @@ class Answer:
         if isinstance(error, Withheld):
             said = {"message": str(error), "type": "policy_denied", "code": "denied"}
         event = b"data: " + dumps({"error": said}) + b"\n\n"
-        await self._send({"type": "http.response.body", "body": event, "more_body": False})
+        await self._patiently({"type": "http.response.body", "body": event, "more_body": False})
 
     def _remember(self, part: bytes) -> None:
         left = self.keeps - len(self.said)

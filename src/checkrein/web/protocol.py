@@ -3,7 +3,7 @@
 A head that does not come to its end is cut off, by its size and by a clock; so is what stands between and after the
 chunks of a body, and a body that goes on after its answer. The target is a path: an absolute one would name a second
 host. What follows a body is no header, for whoever stands before us has not looked at it. And a caller that does not
-read can be hung up on: closing a connection would wait for it to read what is still to be sent.
+read is hung up on: closing a connection would wait for it to read what is still to be sent.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ HEAD_TIMEOUT = 15.0
 _CHUNKED = 8
 #: seconds that a body may go on once its request is answered
 LINGER_S = 5.0
+#: seconds in which a caller must read something of an answer that is whole
+UNREAD_S = 60.0
 #: under which name a request finds the way to hang up on its caller
 HANG_UP = "checkrein.hang_up"
 #: uvicorn warns of each request it cannot read, and anybody can send any number; its errors are still told
@@ -35,6 +37,7 @@ class Http(HttpToolsProtocol):
     """`refused` is told why a connection was cut off before there was a request."""
 
     _clock: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None
     _in_head = True
     _head_bytes = 0
     #: of the request that is read: bytes after its head, and those of them that are its body
@@ -52,6 +55,8 @@ class Http(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head()
+        if self._reading is not None:
+            self._reading.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -94,6 +99,17 @@ class Http(HttpToolsProtocol):
         super().on_response_complete()
         if not self._in_head and self.cycle.response_complete and self._clock is None:
             self._clock = self.loop.call_later(LINGER_S, self.transport.close)
+        if self._reading is None:
+            self._await_reading()
+
+    def _await_reading(self, before: int = 0) -> None:
+        """Hang up unless the caller reads on; `before` is how much there was to read at the last look."""
+        self._reading = None
+        left = self.transport.get_write_buffer_size()
+        if before and left >= before:
+            self.transport.abort()
+        elif left:
+            self._reading = self.loop.call_later(UNREAD_S, self._await_reading, left)
 
     def _begin_head(self) -> None:
         self._clock = self.loop.call_later(HEAD_TIMEOUT, self._refuse, 408, b"Request Timeout", HEAD_TOO_SLOW)
