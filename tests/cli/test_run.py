@@ -65,7 +65,7 @@ def test_every_verb_works_while_a_server_runs_on_the_same_store(
 
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(30) == 0
-        assert server.process.stderr.read() == "stopped\n"
+        assert server.process.stderr.read() == "WARNING: refused a request: key\nstopped\n"
     assert cli("audit", "verify", "--dir", folder).code == 0
 
 
