@@ -251,3 +251,18 @@ def test_an_issuer_is_asked_for_its_keys(folder: Path) -> None:
         assert (told.verdict, told.found) == ("ok", f"{server.url} publishes 1 key")
     (told,) = [finding for finding in found(folder) if finding.what == "oidc corp"]
     assert (told.verdict, told.found) == ("fail", "the issuer `corp` cannot be reached: ClientConnectorError")
+
+
+def test_where_spans_go_is_looked_at_and_what_is_missing_for_it_named(
+    folder: Path, listening: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert told(folder, "telemetry") == []
+    endpoint = f"http://127.0.0.1:{listening}"
+    monkeypatch.setenv("CHECKREIN_TELEMETRY_ENDPOINT", endpoint)
+    assert told(folder, "telemetry") == [("ok", f"spans go to {endpoint}")]
+    monkeypatch.setenv("CHECKREIN_TELEMETRY_HEADERS_ENV", "NOT_SET")
+    assert told(folder, "telemetry") == [("fail", "`NOT_SET` is not set; `telemetry` needs it")]
+    monkeypatch.delenv("CHECKREIN_TELEMETRY_HEADERS_ENV")
+    monkeypatch.setenv("CHECKREIN_TELEMETRY_ENDPOINT", "http://127.0.0.1:9")
+    ((verdict, _),) = told(folder, "telemetry")
+    assert verdict == "warn"

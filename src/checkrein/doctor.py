@@ -275,10 +275,17 @@ class _Doctor:
                 yield Finding("ok", what, f"{expected.issuer} publishes {count} key{'' if count == 1 else 's'}")
 
     def telemetry(self) -> Iterator[Finding]:
+        """Whether spans can leave, where they are to; without a collector all else works."""
         if self.loaded is None or (told := tracer(self.loaded)) is None:
             return
         told.close()
-        yield Finding("ok", "telemetry", f"spans go to {self.loaded.config.telemetry.endpoint}")
+        endpoint = self.loaded.config.telemetry.endpoint
+        if why := _unreachable(endpoint):
+            yield Finding(
+                "warn", "telemetry", f"{endpoint}: {why}", "start the collector; its spans are lost till then"
+            )
+        else:
+            yield Finding("ok", "telemetry", f"spans go to {endpoint}")
 
     def webhooks(self) -> Iterator[Finding]:
         """Whether each webhook and each way to people can be told, how far it is behind, and what it would not take."""

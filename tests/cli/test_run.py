@@ -7,6 +7,7 @@ import http.client
 import json
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,19 @@ def test_it_says_what_is_missing_before_it_listens(folder: Path, serving: Serve)
     assert warning.startswith("warning: `CHECKREIN_SERVER_PROT` is set but nothing reads it; did you mean")
     assert keys.startswith("no keys yet: ")
     assert upstreams.startswith("no upstream yet: ")
+
+
+def test_telemetry_without_its_extra_ends_it_before_it_listens(
+    folder: Path, cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "checkrein.connectors.otel", None)
+    monkeypatch.setenv("CHECKREIN_TELEMETRY_ENDPOINT", "http://localhost:4318")
+    ran = cli("serve", "--port", "0", "--dir", folder)
+    assert ran.code == 2
+    assert ran.err.splitlines()[-2:] == [
+        "error: `telemetry` needs OpenTelemetry, which is not installed",
+        'hint: run `pip install "checkrein[otel]"`, or leave `telemetry.endpoint` out',
+    ]
 
 
 def test_two_servers_share_a_store(folder: Path, serving: Serve, cli: Run, asking: Callable[..., Path]) -> None:
