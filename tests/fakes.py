@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from checkrein.decide.disguise import OPAQUE
 from checkrein.decide.redact import Placeholders
 from checkrein.model import Decision, Obligation, Outcome
 from checkrein.services.speech import Speech
@@ -109,18 +110,25 @@ def chunk(delta: dict[str, Any], ended: str | None = None) -> bytes:
 
 
 def speech(
-    *, redact: tuple[str, ...] = (), deny: tuple[str, ...] = (), placeholders: Placeholders | None = None
+    *,
+    redact: tuple[str, ...] = (),
+    deny: tuple[str, ...] = (),
+    placeholders: Placeholders | None = None,
+    always: bool = False,
 ) -> Speech:
-    """The words of an answer under a policy that takes some classes out, and denies answers that hold others."""
+    """The words of an answer under a policy that takes some classes out, and denies answers that hold others.
+
+    It takes them out where one of them is found, or `always`.
+    """
 
     def consider(chars: int, found: Any) -> Decision:
-        if any(cls in deny for cls in found):
+        if any(cls in deny for cls in found) or (OPAQUE in found and (redact or deny)):
             return Decision.deny("not that")
-        if any(cls in redact for cls in found):
+        if always or any(cls in redact for cls in found):
             return Decision(outcome=Outcome.ALLOW_WITH_REDACTION, obligations=(Obligation.redact("p", redact),))
         return Decision.allow()
 
-    return Speech(consider, placeholders or Placeholders())
+    return Speech(consider, Placeholders() if placeholders is None else placeholders)
 
 
 def response(*items: dict[str, Any]) -> bytes:

@@ -14,7 +14,7 @@ import pytest
 from checkrein.compose import System, load_bundle
 from checkrein.model import StoreUnavailable
 from checkrein.ports import RecordQuery
-from fakes import FakeModel, completion, streamed
+from fakes import FakeModel, chunk, completion, streamed
 
 CHAT = "/v1/chat/completions"
 READ = ("read_file", {"path": "a.txt"})
@@ -257,6 +257,25 @@ async def test_an_answer_is_redacted_as_its_prompt_is(
     assert about.body["redactions"] == {"pii.email": 2}
     *_, last = system.store.records(RecordQuery())
     assert last.body["detail"]["answer"] == "allow_with_redaction"
+
+
+@both
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        ("ask c2F5IGphbmVAZXhhbXBsZS5jb20gdG8= or jane%40example.com", "ask <EMAIL_1> or <EMAIL_2>"),
+        ('{"to": "jane\\u0040example.com", "n": 1}', '{"to": "<EMAIL_1>", "n": 1}'),
+    ],
+)
+async def test_what_stands_in_another_form_is_redacted_in_every_answer(
+    client: openai.AsyncOpenAI, model: FakeModel, stream: bool, said: str, heard: str
+):
+    answer(model, stream=False, content=said)
+    if stream:
+        model.stream = [chunk({"content": said[place : place + 3]}) for place in range(0, len(said), 3)]
+        model.stream += [chunk({}, "stop"), b"data: [DONE]\n\n"]
+    message, _ = await ask(client, stream=stream)
+    assert message.content == heard
 
 
 @both

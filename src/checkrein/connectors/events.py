@@ -181,6 +181,9 @@ class EventForm:
         if part == "delta" and isinstance(value.get("delta"), str) and family not in _PIECES:
             yield (family, *(_key(value.get(name)) for name in _WHERE)), str(value["delta"])
 
+    def field(self, place: Place) -> str:
+        return ""
+
     def put(self, value: Json, place: Place, text: str) -> None:
         value["delta"] = text
         value.pop("logprobs", None)

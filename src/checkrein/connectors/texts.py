@@ -26,6 +26,9 @@ class Form(Protocol):
     def texts(self, value: Json) -> Iterator[tuple[Place, str]]:
         """The pieces of texts in an event, each with the place of its text."""
 
+    def field(self, place: Place) -> str:
+        """The name of the member that the text stands in, if that says what it is."""
+
     def put(self, value: Json, place: Place, text: str) -> None:
         """Replace the piece that stands there."""
 
@@ -69,7 +72,7 @@ class Texts:
         found = dict(self._form.texts(value))
         for place, text in found.items():
             if place not in self._voices:
-                self._voices[place] = Voice(self._speech)
+                self._voices[place] = Voice(self._speech, self._form.field(place))
             self._waiting[place] = self._waiting.get(place, "") + text
             self._release(place, self._voices[place].feed(text))
         self._finish(self._form.over(value, self._voices))
@@ -146,6 +149,9 @@ class ChunkForm:
             for message in messages(choice):
                 words = {name: item for name, item in message.items() if name not in SILENT}
                 yield from _leaves(words, (index_of(choice),))
+
+    def field(self, place: Place) -> str:
+        return next(step for step in reversed(place) if isinstance(step, str))
 
     def put(self, value: Json, place: Place, text: str) -> None:
         for choice in choices(value):

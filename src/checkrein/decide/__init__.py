@@ -13,7 +13,8 @@
 `partial`     from a pattern, the pattern of what may still become a match
 `stream`      a text, whole or in pieces -> the same with stable placeholders for its spans
 `redact`      the same for JSON values
-`disguise`    what a text says in other forms: escapes, base64
+`spoken`      a text in pieces, read as `redact` reads it whole: JSON within it too
+`disguise`    what a text says in other forms: `escapes`, base64; `forms` reads them in a text that comes in pieces
 `restore`     placeholders -> values, for targets that may see them; also as a stream
 `names`       which names of people, agents, tools may not be recorded
 `fold`        text as matchers see it: invisible and look-alike characters hide nothing

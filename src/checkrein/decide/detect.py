@@ -74,6 +74,11 @@ class Detectors:
         """The same rules and fields, and these; `inner` holds only for JSON within a text."""
         return Detectors(self.rules, {**self.fields, **fields}, inner)
 
+    def names(self, field: str, classes: tuple[str, ...]) -> bool:
+        """Whether the whole value of the field may be of one of the classes."""
+        cls = self.fields.get(_plain(field), "") if field else ""
+        return bool(cls) and covers(classes, cls)
+
     def whole(self, text: str, field: str, classes: tuple[str, ...]) -> str:
         """The class of a whole value, by the field it stands in, or an empty string."""
         cls = self.fields.get(_plain(field), "") if field else ""

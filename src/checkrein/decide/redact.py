@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from checkrein.decide.detect import BUILT_IN, EVERYTHING, Detectors, Span, detect, number_text, texts
+from checkrein.decide.detect import BUILT_IN, EVERYTHING, Detectors, detect, number_text, texts
 from checkrein.decide.disguise import OPAQUE, disguised
 from checkrein.decide.stream import Placeholders, Stream, redact_text
 from checkrein.model import BadRequest
@@ -36,6 +36,15 @@ def redact_json(
     for text, _ in texts(value):
         placeholders.reserve(text)
     return _Redaction(classes, placeholders).value(value, "", detectors, LEVELS)
+
+
+def redact_member(
+    text: str, field: str, classes: tuple[str, ...], placeholders: Placeholders, *, detectors: Detectors = BUILT_IN
+) -> str:
+    """A text as `redact_json` makes it, where it stands in a member of this name."""
+    placeholders.reserve(text)
+    clean = _Redaction(classes, placeholders).value(text, field, detectors, LEVELS)
+    return str(clean)
 
 
 def detect_json(
@@ -98,7 +107,8 @@ class _Redaction:
             spans, opaque = disguised(text, self._classes, detectors, field)
             if opaque:
                 self._placeholders.counts[OPAQUE] += 1
-            text = self._cut(text, spans)
+            if spans:
+                return Stream(detectors, self._classes, self._placeholders, field=field).whole(text, spans)
         return redact_text(text, self._classes, self._placeholders, field=field, detectors=detectors)
 
     def _json(self, text: str, detectors: Detectors, levels: int) -> str:
@@ -117,14 +127,6 @@ class _Redaction:
             self._placeholders.counts[OPAQUE] += 1
             return text
         return text if clean is value else json.dumps(clean, ensure_ascii=False)
-
-    def _cut(self, text: str, spans: Sequence[Span]) -> str:
-        parts = []
-        done = 0
-        for start, end, cls in ((span.start, span.end, span.cls) for span in spans):
-            parts += [text[done:start], self._placeholders.token(cls, text[start:end])]
-            done = end
-        return "".join((*parts, text[done:])) if spans else text
 
     def _joined(self, items: Sequence[object], detectors: Detectors) -> Sequence[object]:
         """The parts of one message without what can be read only across them: its token stands where it begins."""

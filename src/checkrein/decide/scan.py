@@ -9,7 +9,9 @@ beginning is decided as if the text ended there, and a match that goes on beyond
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+import re2
 
 from checkrein.decide.detectors import TOKEN
 from checkrein.decide.partial import loose, viable
@@ -48,16 +50,41 @@ class Decided(NamedTuple):
     found: tuple[Found, ...]
 
 
+class Rules(Protocol):
+    """What a `Scanner` looks for."""
+
+    #: fits the longest end of a text that may still become a match
+    viable: re2._Regexp
+
+    def scan(self, data: bytes, start: int, hold: int, context: bytes, *, final: bool) -> tuple[list[Found], int]:
+        """What stands from `start` on, and up to where that is certain; matches from `hold` on are left for later."""
+
+
+class Pass(Protocol):
+    """One reading of a text that comes in pieces."""
+
+    @property
+    def pending(self) -> int | None:
+        """Where in the original the first byte stands that is held back, if one is."""
+
+    def feed(self, data: bytes, places: Sequence[int]) -> Iterator[Decided]:
+        """`places` says where each byte stands in the original."""
+
+    def finish(self) -> Iterator[Decided]:
+        """The text is over."""
+
+
 class Ruleset:
     """Rules, compiled: which of them may match in one pass, each of them, and what may still become a match."""
 
     def __init__(self, rules: tuple[Rule, ...]) -> None:
         self._rules = tuple((rule, latin(rule.pattern)) for rule in rules)
+        self.patterns = tuple(rule.pattern for rule in rules)
         words = tuple(dict.fromkeys(rule.word for rule in rules if rule.word))
         self._word = latin(b"|".join(b"(?i:%s)" % word.removeprefix(b"(?i)") for word in words)) if words else None
         self._named: dict[bytes, bool] = {}
         self._any = PatternSet([loose(rule.pattern) for rule in rules], latin=True)
-        self.viable = viable(tuple(rule.pattern for rule in rules))
+        self.viable = viable(self.patterns)
 
     def scan(self, data: bytes, start: int, hold: int, context: bytes, *, final: bool) -> tuple[list[Found], int]:
         """What stands from `start` on, and up to where that is certain; matches from `hold` on are left for later."""
@@ -107,15 +134,18 @@ TOKENS = Ruleset((TOKEN,))
 
 
 class Scanner:
-    """A pass over a text: `feed` it with pieces, then `finish` it; each decides on what can be decided."""
+    """A pass over a text: `feed` it with pieces, then `finish` it; each decides on what can be decided.
 
-    def __init__(self, rules: Ruleset, context: bytes = b"", *, again: bool = False) -> None:
+    `past` is what was decided of the text before.
+    """
+
+    def __init__(self, rules: Rules, context: bytes = b"", *, again: bool = False, past: bytes = b"") -> None:
         self._rules = rules
         self._context = context
         #: a pass over what another one left: where nothing was taken out, it finds nothing
         self._again = again
-        self._data = b""
-        self._start = 0
+        self._data = past
+        self._start = len(past)
         #: bytes at the start of what is pending that only stand for a match that was cut
         self._head = 0
         self._places: list[int] = []
@@ -124,6 +154,11 @@ class Scanner:
     def pending(self) -> int | None:
         """Where in the original the first byte stands that is held back, if one is."""
         return self._places[0] if self._places else None
+
+    def state(self) -> tuple[bytes, bytes, Sequence[int]]:
+        """What is kept of what was decided, and what is pending, with its places."""
+        begin = self._start + self._head
+        return self._data[: self._start], self._data[begin:], self._places[self._head :]
 
     def feed(self, data: bytes, places: Sequence[int]) -> Iterator[Decided]:
         """`places` says where each byte stands in the original."""
@@ -192,18 +227,49 @@ class Scanner:
         return head if found and found[-1].end == len(head) else b""
 
 
+class Tokens(Scanner):
+    """The pass over placeholders: most texts have none."""
+
+    def __init__(self) -> None:
+        super().__init__(TOKENS)
+
+    def feed(self, data: bytes, places: Sequence[int]) -> Iterator[Decided]:
+        if not self._places and BARRIER not in data:
+            return iter((Decided(data, places, ()),))
+        return super().feed(data, places)
+
+
+def without_tokens(data: bytes, places: Sequence[int]) -> tuple[bytes, Sequence[int], dict[int, int]]:
+    """An image without its placeholders, and where the ones that begin in a place of the original end."""
+    tokens = TOKENS.scan(data, 0, len(data), b"", final=True)[0] if BARRIER in data else []
+    parts: list[bytes] = []
+    where: list[int] = []
+    done = 0
+    for start, end, _ in tokens:
+        parts += (data[done:start], BARRIER)
+        where += places[done : start + 1]
+        done = end
+    if not done:
+        return data, places, {}
+    ends = {places[start]: places[end - 1] + 1 for start, end, _ in tokens}
+    return b"".join((*parts, data[done:])), [*where, *places[done:]], ends
+
+
 class Passes:
     """Several passes over one text, each over what the one before left: what was found stands there as `BARRIER`.
 
-    Placeholders are taken out first: what stands beside one stands beside what it replaced. Taking something out can
+    Placeholders are taken out first: what stands beside one stands beside what it replaced. `front` reads what is left
+    in other ways, before all passes. Taking something out can
     make its neighbours readable as something else. What the last of several passes still finds is the end of the
     text: `closed` says where, and nothing is decided beyond.
     """
 
-    def __init__(self, rules: Ruleset, count: int, context: bytes = b"") -> None:
-        again = (Scanner(rules, context, again=True) for _ in range(count - 1))
-        self._scanners = [Scanner(TOKENS), Scanner(rules, context), *again]
-        self._last = count if count > 1 else -1
+    def __init__(self, rules: Ruleset, count: int, context: bytes = b"", front: Pass | None = None) -> None:
+        tokens = Tokens()
+        passes = [Scanner(rules, context, again=number > 0) for number in range(count)]
+        self._own = [tokens, *passes]
+        self._scanners: list[Pass] = [tokens, *((front,) if front else ()), *passes]
+        self._last = self._scanners[-1] if count > 1 else None
         self._fed = 0
         #: what was found, by where it begins in the original
         self.found: dict[int, Found] = {}
@@ -221,17 +287,19 @@ class Passes:
                 self._hand_on(level, decided)
         return self._certain()
 
-    def whole(self, data: bytes, places: Sequence[int], fed: int) -> int:
-        """The whole text at once: the same as `feed` and `finish`, with less work."""
-        if len(data) > LIMIT:
-            self.feed(data, places, fed)
-            return self.finish()
+    def whole(self, data: bytes, places: Sequence[int], fed: int, hidden: tuple[Found, ...] = ()) -> int:
+        """The whole text at once: the same as `feed` and `finish`, with less work. `hidden` is what `front` finds."""
         self._fed = fed
-        for level, scanner in enumerate(self._scanners):
+        if hidden:
+            data, places = self._taken_out(None, Decided(data, places, hidden))
+        if len(data) > LIMIT:
+            self._push(0, data, places)
+            return self.finish()
+        for scanner in self._own:
             decided = scanner.all(data, places)
             if decided.found:
-                data, places = self._taken_out(level, decided)
-            elif level:  # a pass over the same image finds the same
+                data, places = self._taken_out(scanner, decided)
+            elif scanner is not self._own[0]:  # a pass over the same image finds the same
                 break
         return self._certain()
 
@@ -246,11 +314,11 @@ class Passes:
                 self._hand_on(level, decided)
 
     def _hand_on(self, level: int, decided: Decided) -> None:
-        data, places = self._taken_out(level, decided) if decided.found else decided[:2]
+        data, places = self._taken_out(self._scanners[level], decided) if decided.found else decided[:2]
         self._push(level + 1, data, places)
 
-    def _taken_out(self, level: int, decided: Decided) -> tuple[bytes, Sequence[int]]:
-        if level == self._last and self.closed is None:
+    def _taken_out(self, by: Pass | None, decided: Decided) -> tuple[bytes, Sequence[int]]:
+        if by is not None and by is self._last and self.closed is None:
             self.closed = decided.places[decided.found[0].start]
         data: list[bytes] = []
         places: list[int] = []

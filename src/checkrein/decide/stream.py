@@ -10,16 +10,19 @@ A `Stream` redacts text that comes in pieces. What comes out is the same however
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 
-from checkrein.decide.detect import BUILT_IN, TOKEN_TEXT, Detectors, context_of, detect
+from checkrein.decide.detect import BUILT_IN, TOKEN_TEXT, Detectors, Span, context_of, detect
 from checkrein.decide.detectors import ESCAPED, TOKEN, WITHHELD
+from checkrein.decide.disguise import OPAQUE, Reading
 from checkrein.decide.fold import BACKSLASHES, image
-from checkrein.decide.scan import Passes
+from checkrein.decide.forms import Forms
+from checkrein.decide.scan import Found, Passes
 
 #: taking a span out can make its neighbours readable as another span; a text that never settles is withheld
-_PASSES = 4
+PASSES = 4
 #: what is looked at again of a text that was released, in bytes of its image
 _PAST = 1024
 
@@ -75,7 +78,8 @@ class Stream:
     Held back is the end of the text as long as it may be inside a span: a word, a number with a little of what
     follows, at most `scan.LIMIT` characters. Whoever gives up in the middle drops what is held. Where nothing is found
     in the first of the `passes`, nothing is found in any: one is enough for a text that is only looked at. `past` is
-    what was released of the text before: it is not released again, but its last words say what follows them is.
+    what was released of the text before: it is not released again, but its last words say what follows them is. With
+    `forms` what stands there in other forms is read too; where that cannot be, it counts as `opaque`.
     """
 
     def __init__(
@@ -85,10 +89,14 @@ class Stream:
         placeholders: Placeholders,
         *,
         field: str = "",
-        passes: int = _PASSES,
+        passes: int = PASSES,
         past: str = "",
+        forms: bool = False,
     ) -> None:
-        self._passes = Passes(detectors.ruleset(classes), passes, context_of(field))
+        looks = forms and passes == 1  # then the pass over other forms tells what stands there plainly too
+        self._forms = Forms(Reading(classes, detectors, field), plainly=looks) if forms else None
+        self._opaque = False
+        self._passes = Passes(detectors.ruleset(classes), 0 if looks else passes, context_of(field), self._forms)
         if past:
             before = image(past)[0][-_PAST:]
             self._passes.feed(before, range(-len(before), 0), 0)
@@ -117,9 +125,11 @@ class Stream:
         self._ended = True
         return released
 
-    def whole(self, text: str) -> str:
-        """A text of one piece: the same as `feed` and `finish`."""
-        return self._release(self._passes.whole(*self._image(text)))
+    def whole(self, text: str, spans: Sequence[Span] = ()) -> str:
+        """A text of one piece: the same as `feed` and `finish`. `spans` stand there in another form."""
+        data, where, fed = self._image(text)
+        found = (Found(bisect_left(where, span.start), bisect_left(where, span.end), span.cls) for span in spans)
+        return self._release(self._passes.whole(data, where, fed, tuple(found)))
 
     def _image(self, text: str) -> tuple[bytes, Sequence[int], int]:
         begin = self._begin + len(self._text)
@@ -129,6 +139,9 @@ class Stream:
         return data, where, begin + len(text)
 
     def _release(self, certain: int) -> str:
+        if self._forms and self._forms.opaque and not self._opaque:
+            self._opaque = True
+            self._placeholders.counts[OPAQUE] += 1
         found, closed = self._passes.found, self._passes.closed is not None
         parts = []
         done = 0
