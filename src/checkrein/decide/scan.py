@@ -80,6 +80,10 @@ class Ruleset:
     def __init__(self, rules: tuple[Rule, ...]) -> None:
         self._rules = tuple((rule, latin(rule.pattern)) for rule in rules)
         self.patterns = tuple(rule.pattern for rule in rules)
+        #: what must be seen behind a candidate, and what the candidates are that ask for it
+        self.after = max((rule.after for rule in rules), default=0)
+        waiting = b"|".join(b"(?:%s)" % rule.pattern for rule in rules if rule.after)
+        self.waiting = latin(waiting) if waiting else None
         words = tuple(dict.fromkeys(rule.word for rule in rules if rule.word))
         self._word = latin(b"|".join(b"(?i:%s)" % word.removeprefix(b"(?i)") for word in words)) if words else None
         self._named: dict[bytes, bool] = {}
@@ -239,6 +243,50 @@ class Tokens(Scanner):
         return super().feed(data, places)
 
 
+class Waiting:
+    """In the place of further passes over a text in which nothing is found yet: holds back what they might still find.
+
+    A finding is taken out, and so brings words nearer to what stands before it. As many times as there are further
+    passes, that may reveal a candidate that stands near the end, and with it one that stands before.
+    """
+
+    def __init__(self, rules: Ruleset, passes: int) -> None:
+        self._rules = rules
+        self._passes = passes
+        self._data = b""
+        self._places: list[int] = []
+
+    @property
+    def pending(self) -> int | None:
+        return self._places[0] if self._places else None
+
+    def feed(self, data: bytes, places: Sequence[int]) -> Iterator[Decided]:
+        self._data += data
+        self._places.extend(places)
+        cut = self._certain()
+        if cut:
+            decided = Decided(self._data[:cut], self._places[:cut], ())
+            self._data = self._data[cut:]
+            del self._places[:cut]
+            yield decided
+
+    def finish(self) -> Iterator[Decided]:
+        yield Decided(self._data, self._places, ())
+        self._data, self._places = b"", []
+
+    def _certain(self) -> int:
+        cut = len(self._data)
+        if self._rules.waiting is None or self._rules.waiting.search(self._data) is None:
+            return cut
+        candidates = [match.span() for match in self._rules.waiting.finditer(self._data)]
+        for _ in range(self._passes):
+            near = [start for start, end in candidates if start < cut < end + self._rules.after]
+            if not near:
+                break
+            cut = near[0]
+        return cut
+
+
 def without_tokens(data: bytes, places: Sequence[int]) -> tuple[bytes, Sequence[int], dict[int, int]]:
     """An image without its placeholders, and where the ones that begin in a place of the original end."""
     tokens = TOKENS.scan(data, 0, len(data), b"", final=True)[0] if BARRIER in data else []
@@ -264,11 +312,11 @@ class Passes:
     text: `closed` says where, and nothing is decided beyond.
     """
 
-    def __init__(self, rules: Ruleset, count: int, context: bytes = b"", front: Pass | None = None) -> None:
+    def __init__(self, rules: Ruleset, count: int, context: bytes = b"", *front: Pass) -> None:
         tokens = Tokens()
         passes = [Scanner(rules, context, again=number > 0) for number in range(count)]
         self._own = [tokens, *passes]
-        self._scanners: list[Pass] = [tokens, *((front,) if front else ()), *passes]
+        self._scanners: list[Pass] = [tokens, *front, *passes]
         self._last = self._scanners[-1] if count > 1 else None
         self._fed = 0
         #: what was found, by where it begins in the original

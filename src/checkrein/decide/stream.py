@@ -19,7 +19,7 @@ from checkrein.decide.detectors import ESCAPED, TOKEN, WITHHELD
 from checkrein.decide.disguise import OPAQUE, Reading
 from checkrein.decide.fold import BACKSLASHES, image
 from checkrein.decide.forms import Forms
-from checkrein.decide.scan import Found, Passes
+from checkrein.decide.scan import Found, Pass, Passes, Waiting
 
 #: taking a span out can make its neighbours readable as another span; a text that never settles is withheld
 PASSES = 4
@@ -93,10 +93,16 @@ class Stream:
         past: str = "",
         forms: bool = False,
     ) -> None:
-        looks = forms and passes == 1  # then the pass over other forms tells what stands there plainly too
-        self._forms = Forms(Reading(classes, detectors, field), plainly=looks) if forms else None
+        rules = detectors.ruleset(classes)
+        self._forms: Forms | None = None
         self._opaque = False
-        self._passes = Passes(detectors.ruleset(classes), 0 if looks else passes, context_of(field), self._forms)
+        front: list[Pass] = []
+        if forms:
+            looks = passes == 1  # then one pass reads all: the same as several, as long as nothing is found
+            self._forms = Forms(Reading(classes, detectors, field), plainly=looks)
+            front = [self._forms, Waiting(rules, PASSES - 1)] if looks else [self._forms]
+            passes = 0 if looks else passes
+        self._passes = Passes(rules, passes, context_of(field), *front)
         if past:
             before = image(past)[0][-_PAST:]
             self._passes.feed(before, range(-len(before), 0), 0)
