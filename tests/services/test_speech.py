@@ -6,6 +6,7 @@ import base64
 import itertools
 import json
 import os
+import re
 import urllib.parse
 from collections.abc import Iterable
 
@@ -26,6 +27,11 @@ POLICY = ("pii.email", "pii.phone", "pii.person_name", "secret.password", "pii.c
 def told(pieces: Iterable[str], given: Speech, field: str = "content") -> str:
     voice = Voice(given, field)
     return "".join([*map(voice.feed, pieces), voice.finish()])
+
+
+def hidden(text: str) -> str:
+    """The text with all that is hidden in one place as one: a run beside an address may be one finding or two."""
+    return re.sub("(<[A-Z_]+_[0-9]+>)+", "<>", text)
 
 
 def cut(text: str, cuts: Iterable[int]) -> list[str]:
@@ -78,7 +84,7 @@ def test_a_stream_shows_nothing_that_the_whole_answer_hides(text: str, cuts: lis
         return
     for pieces in (cut(text, cuts), [*text]):
         streamed = speech(redact=POLICY, placeholders=placeholders)
-        assert {field: told(pieces, streamed, field)} == expected
+        assert hidden(told(pieces, streamed, field)) == hidden(expected[field])  # type: ignore[index]
         placeholders = Placeholders()
         placeholders.reserve(text)
 

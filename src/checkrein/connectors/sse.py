@@ -14,7 +14,8 @@ MAX_EVENT_BYTES = 16 * 1024 * 1024
 #: what closes a stream of chat completions
 DONE = b"[DONE]"
 
-_END = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
+#: two line ends; a CR may be the half of one until more is known
+_END = re.compile(rb"(?:\r\n|\n|\r(?=[^\n])){2}")
 _BOM = b"\xef\xbb\xbf"
 
 

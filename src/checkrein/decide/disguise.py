@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator, Sequence
 
 from checkrein.decide.detect import Detectors, Span, context_of, covers
@@ -32,6 +33,8 @@ IN_WORDS = (
     rb"\b[a-z0-9._%+\-]+ at [a-z0-9\-]+(?: dot [a-z0-9\-]+)* dot [a-z]{2,}\b"
 )
 _RUN, _IN_WORDS = latin(RUN), latin(IN_WORDS)
+#: without these signs there is none of either; most pieces of a stream have no such sign
+_LONG, _AT_OR_DOT = re.compile(rb"[A-Za-z0-9+/_\-]{16}"), re.compile(rb"[\[({] ?[aA][tT]| [dD][oO][tT] ")
 
 
 class Reading:
@@ -75,11 +78,12 @@ class Reading:
         too; `goes_on` if more data follows.
         """
         stop = len(data) if stop is None else stop
-        for match in _IN_WORDS.finditer(data, start) if self._addresses else ():
+        words = self._addresses and _AT_OR_DOT.search(data, start)
+        for match in _IN_WORDS.finditer(data, start) if words else ():
             if match.start() >= stop:
                 break
             yield Found(match.start(), match.end(), "pii.email")
-        for match in _RUN.finditer(data, start):
+        for match in _RUN.finditer(data, start) if _LONG.search(data, start) else ():
             first, last = match.span()
             if first >= stop or (self.opaque and goes_on):
                 break

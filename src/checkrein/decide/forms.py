@@ -19,6 +19,9 @@ from checkrein.decide.fold import image
 from checkrein.decide.partial import viable
 from checkrein.decide.scan import Decided, Found, Ruleset, Scanner
 
+#: beyond every place: nothing is held
+_NOTHING = 1 << 62
+
 
 class Forms:
     """A pass over a text in pieces, like a `Scanner`, that finds what stands there in another form.
@@ -52,24 +55,34 @@ class Forms:
         if not self.opaque:
             self._reading.more(len(data))
             self._plain.feed(data, range(begin, begin + len(data)), range(begin + 1, begin + len(data) + 1))
-        yield from self._decided()
+        return self._decided()
 
     def finish(self) -> Iterator[Decided]:
         if not self.opaque:
             self._plain.finish()
-        yield from self._decided()
+        return self._decided()
 
     def _decided(self) -> Iterator[Decided]:
         """What is certain now. Once something cannot be read, the rest is not read either."""
         end = self._begin + len(self._data)
         certain = end if self.opaque else min(end, self._plain.pending())
+        spans: tuple[Found, ...] = ()
+        if self._found:
+            certain, spans = self._found_before(certain)
+        size = certain - self._begin
+        if size <= 0:
+            return
+        decided = Decided(self._data[:size], self._places[:size], spans)
+        self._data, self._begin = self._data[size:], certain
+        del self._places[:size]
+        yield decided
+
+    def _found_before(self, certain: int) -> tuple[int, tuple[Found, ...]]:
+        """What is found in what is certain, those that overlap as one; nothing is certain within a finding."""
         found = sorted(self._found)
         for start, stop, _ in reversed(found):
             if start < certain < stop:
                 certain = start
-        size = certain - self._begin
-        if size <= 0:
-            return
         spans: list[Found] = []
         for start, stop, cls in found:
             if start >= certain:
@@ -79,10 +92,7 @@ class Forms:
             else:
                 spans.append(Found(start - self._begin, stop - self._begin, cls))
         self._found[:] = [span for span in found if span.start >= certain]
-        decided = Decided(self._data[:size], self._places[:size], tuple(spans))
-        self._data, self._begin = self._data[size:], certain
-        del self._places[:size]
-        yield decided
+        return certain, tuple(spans)
 
 
 class _Level:
@@ -106,12 +116,14 @@ class _Level:
 
     def pending(self) -> int:
         """The first byte of the text's image that is held back."""
-        places = [self._scanned, self._scanner.pending]
-        held = min(place for place in places if place is not None) - self._base
-        first = self._starts[held] if held < len(self._starts) else self._end()
+        held = self._scanner.pending
+        if held is None:
+            held = self._scanned
+        first = self._starts[held - self._base] if held - self._base < len(self._starts) else _NOTHING
         return first if self._child is None else min(first, self._child.pending())
 
     def feed(self, data: bytes, starts: Sequence[int], stops: Sequence[int]) -> None:
+        """`starts` and `stops` say what each byte stands for in the image of the text."""
         if not self._reading.spend(len(data)):
             return
         self._starts.extend(starts)
@@ -130,22 +142,33 @@ class _Level:
             self._child.finish()
 
     def _take(self, part: bytes, units: list[Unit] | None) -> None:
-        place = self._scanned - self._base
-        starts, stops = self._starts[place : place + len(part)], self._stops[place : place + len(part)]
         if units is not None and self._child is None:
             self._child = self._descend()
-        if self._child is not None and units is None:
-            self._child.feed(part, starts, stops)
-        elif self._child is not None and units is not None:
-            shown = [(image(char)[0], starts[begin], stops[stop - 1]) for char, begin, stop in units]
-            self._child.feed(
-                b"".join(said for said, _, _ in shown),
-                [start for said, start, _ in shown for _ in said],
-                [stop for said, _, stop in shown for _ in said],
-            )
+        if self._child is not None:
+            self._tell(self._child, part, units)
+        place = self._scanned
         self._scanned += len(part)
-        for decided in self._scanner.feed(part, range(self._scanned - len(part), self._scanned)):
+        for decided in self._scanner.feed(part, range(place, self._scanned)):
             self._note(decided)
+        if self._child is not None and self._child.over(self._scanner):
+            self._child = None
+
+    def _tell(self, child: _Level, part: bytes, units: list[Unit] | None) -> None:
+        place = self._scanned - self._base
+        starts, stops = self._starts[place : place + len(part)], self._stops[place : place + len(part)]
+        if units is None:
+            child.feed(part, starts, stops)
+            return
+        shown = [(image(char)[0], starts[begin], stops[stop - 1]) for char, begin, stop in units]
+        child.feed(
+            b"".join(said for said, _, _ in shown),
+            [start for said, start, _ in shown for _ in said],
+            [stop for said, _, stop in shown for _ in said],
+        )
+
+    def over(self, above: Scanner) -> bool:
+        """Whether this level has become the same again as the one above it."""
+        return self._child is None and not self._unescaper.held and self._scanner.alike(above)
 
     def _descend(self) -> _Level | None:
         """The next level: until now it was the same as this one."""
@@ -167,10 +190,6 @@ class _Level:
             del self._starts[:done]
             del self._stops[:done]
             self._base += done
-
-    def _end(self) -> int:
-        """Where what this level was given ends: nothing is held."""
-        return 1 << 62
 
 
 class _LevelRules:

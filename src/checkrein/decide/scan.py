@@ -8,6 +8,7 @@ beginning is decided as if the text ended there, and a match that goes on beyond
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -30,6 +31,8 @@ _OVERLAP = 256
 _HEAD = 512
 #: no pattern fits fewer bytes
 _LEAST = 5
+#: what waits for words behind it has one of these
+_NUMBER = re.compile(rb"[0-9:]")
 #: names of fields that are remembered
 _NAMES = 4096
 
@@ -164,6 +167,11 @@ class Scanner:
         begin = self._start + self._head
         return self._data[: self._start], self._data[begin:], self._places[self._head :]
 
+    def alike(self, other: Scanner) -> bool:
+        """Whether both go on alike: they have seen enough of the same, and hold the same."""
+        same = self._start == other._start >= _BEFORE and not (self._head or other._head)
+        return same and self._data == other._data
+
     def feed(self, data: bytes, places: Sequence[int]) -> Iterator[Decided]:
         """`places` says where each byte stands in the original."""
         fed = 0
@@ -261,6 +269,9 @@ class Waiting:
         return self._places[0] if self._places else None
 
     def feed(self, data: bytes, places: Sequence[int]) -> Iterator[Decided]:
+        if not self._places and _NUMBER.search(data) is None:
+            yield Decided(data, places, ())
+            return
         self._data += data
         self._places.extend(places)
         cut = self._certain()
@@ -276,9 +287,7 @@ class Waiting:
 
     def _certain(self) -> int:
         cut = len(self._data)
-        if self._rules.waiting is None or self._rules.waiting.search(self._data) is None:
-            return cut
-        candidates = [match.span() for match in self._rules.waiting.finditer(self._data)]
+        candidates = [match.span() for match in self._rules.waiting.finditer(self._data)] if self._rules.waiting else []
         for _ in range(self._passes):
             near = [start for start, end in candidates if start < cut < end + self._rules.after]
             if not near:
