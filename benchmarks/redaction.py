@@ -23,7 +23,8 @@ from typing import Any
 
 from benchmarks.toolkit import PYTHON
 from checkrein.decide.detect import BUILT_IN, Span, detect
-from checkrein.decide.redact import Placeholders, Stream, detect_json, redact_text
+from checkrein.decide.redact import Placeholders, Stream, detect_json, redact_member, redact_text
+from checkrein.decide.spoken import Spoken
 
 CLASSES = ("pii", "secret")
 TEXTS = 3_000
@@ -113,30 +114,43 @@ def _secrets(secrets: list[tuple[str, str]], theirs: dict[str, Any]) -> None:
 
 
 def _streams(texts: list[str]) -> None:
-    """Four characters a piece, as a model says them."""
+    """Four characters a piece, as a model says them; plainly, and as the gateway reads them: in other forms too."""
     texts = texts[:600]
-    pieces = held = worst = same = 0
-    began = time.process_time()
-    for text in texts:
-        stream = Stream(BUILT_IN, CLASSES, Placeholders())
-        said, fed = [], 0
-        for place in range(0, len(text), 4):
-            fed += len(text[place : place + 4])
-            said.append(stream.feed(text[place : place + 4]))
-            pieces += 1
-        said.append(stream.finish())
-        same += "".join(said) == redact_text(text, CLASSES, Placeholders())
-    took = time.process_time() - began
-    for text in texts:  # what is held, where nothing is replaced
-        if not detect(text, CLASSES):
-            stream, released = Stream(BUILT_IN, CLASSES, Placeholders()), 0
-            for place in range(0, len(text), 4):
-                released += len(stream.feed(text[place : place + 4]))
-                held += min(place + 4, len(text)) - released
-                worst = max(worst, min(place + 4, len(text)) - released)
+    ways: dict[str, tuple[Callable[[Placeholders], Stream | Spoken], Callable[[str], str]]] = {
+        "what stands plainly": (
+            lambda given: Stream(BUILT_IN, CLASSES, given),
+            lambda text: redact_text(text, CLASSES, Placeholders()),
+        ),
+        "other forms and JSON too": (
+            lambda given: Spoken(CLASSES, given),
+            lambda text: redact_member(text, "", CLASSES, Placeholders()),
+        ),
+        "the same, only looked at": (
+            lambda given: Spoken(CLASSES, given, passes=1),
+            lambda text: redact_member(text, "", CLASSES, Placeholders()),
+        ),
+    }
     print(f"\nstreams of {len(texts)} texts, four characters a piece\n")
-    print(f"  same as the whole text: {same} of {len(texts)}; {took / pieces * 1e6:.0f} us a piece (both ways)")
-    print(f"  held back: {held / pieces:.1f} characters on average, {worst} at most")
+    print(f"  {'':<28}{'as the whole':>13}{'us a piece':>12}{'held':>7}{'at most':>9}")
+    for name, (begin, whole) in ways.items():
+        same = pieces = held = worst = 0
+        took = 0.0
+        for text in texts:
+            clean = not detect(text, CLASSES)
+            begun = time.process_time()
+            stream, said, fed, released = begin(Placeholders()), [], 0, 0
+            for place in range(0, len(text), 4):
+                fed += len(text[place : place + 4])
+                said.append(stream.feed(text[place : place + 4]))
+                pieces += 1
+                released += len(said[-1])
+                if clean:  # where nothing is replaced, what is not released is held
+                    held += fed - released
+                    worst = max(worst, fed - released)
+            said.append(stream.finish())
+            took += time.process_time() - begun
+            same += "".join(said) == whole(text)
+        print(f"  {name:<28}{same:>13}{took / pieces * 1e6:>12.0f}{held / pieces:>7.1f}{worst:>9}")
 
 
 def _timed(texts: list[str], classes: tuple[str, ...]) -> tuple[list[tuple[Span, ...]], float]:

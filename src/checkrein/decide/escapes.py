@@ -49,8 +49,9 @@ class Unescaper:
             yield data, None
             return
         data = self.held + data
-        done = yield from self._escapes(data, final=False)
-        cut = _BEGUN.search(data, done).start()  # the empty end always fits
+        done, cut = yield from self._escapes(data, final=False)
+        if cut is None:
+            cut = _BEGUN.search(data, done).start()  # the empty end always fits
         if len(data) - cut > _HELD:
             self.overlong, cut = True, len(data)
         self.held = data[cut:]
@@ -59,26 +60,30 @@ class Unescaper:
 
     def finish(self) -> Iterator[tuple[bytes, list[Unit] | None]]:
         data, self.held = self.held, b""
-        done = yield from self._escapes(data, final=True)
+        done, _ = yield from self._escapes(data, final=True)
         if done < len(data):
             yield data[done:], None
 
-    def _escapes(self, data: bytes, *, final: bool) -> Generator[tuple[bytes, list[Unit] | None], None, int]:
-        """Returns up to where."""
+    def _escapes(
+        self, data: bytes, *, final: bool
+    ) -> Generator[tuple[bytes, list[Unit] | None], None, tuple[int, int | None]]:
+        """Returns up to where, and where an escape begins of which more may follow, if one does."""
         done = 0
         for match in _ESCAPE.finditer(data):
             start, end = match.span()
+            certain = end
             row = data[start : start + 1] == data[end : end + 1] != b"&"
             if not final and (end == len(data) or (row and _BEGUN.search(data, end).start() == end)):
-                end = start + _certain(data[start:end])  # more of it may follow
-            units = _units(data, start, end) if start < end else None
-            if units is None:
-                continue
-            if done < start:
-                yield data[done:start], None
-            yield data[start:end], [(char, begin - start, stop - start) for char, begin, stop in units]
-            done = end
-        return done
+                certain = start + _certain(data[start:end])
+            units = _units(data, start, certain) if start < certain else None
+            if units is not None:
+                if done < start:
+                    yield data[done:start], None
+                yield data[start:certain], [(char, begin - start, stop - start) for char, begin, stop in units]
+                done = certain
+            if certain < end:
+                return done, certain
+        return done, None
 
 
 def _certain(escape: bytes) -> int:
