@@ -69,7 +69,7 @@ async def test_who_may_vote_sees_everything_and_approves_it(system: System, http
     assert status == 200
     for shown in ("send_email on tool send_email", "alice, through bot", "mail needs a second look", "1 of finance"):
         assert shown in page
-    assert "<dt>to (steers it)</dt><dd>all</dd>" in page
+    assert "<dt>Argument to (steers it)</dt><dd>all</dd>" in page
     assert bob not in page
     assert system.approvals.get(id).state is State.PENDING
     status, page = await send(http, id, ticket=ticket_in(page), decision="approve", reason="agreed")
@@ -78,6 +78,27 @@ async def test_who_may_vote_sees_everything_and_approves_it(system: System, http
     assert system.approvals.get(id).state is State.APPROVED
     (record,) = system.store.records(RecordQuery(kinds=("approval.voted",)))
     assert (record.body["actor"]["id"], record.body["vote"]["auth"]) == ("bob", system.keys.all()[0].id)
+
+
+async def test_all_that_is_approved_is_shown_and_nothing_of_it_looks_like_what_checkrein_says(
+    system: System, http: aiohttp.ClientSession, bob: str
+):
+    properties = {"input": {"to": "all", "subject": "", "body": "b"}, "method": "DELETE", "Risk": "green"}
+    resource = Resource("tool", "send_email", {"ring": "0"})
+    context = {"scope": "every customer", "environment": "production"}
+    asked = Request(Subject("user", "alice"), Action("send_email", properties), resource, context)
+    id = system.gateway.evaluate_sync(asked, caller="test").approval_id
+    _, page = await send(http, id, key=bob)
+    for name, value in (
+        ("Argument subject", '""'),
+        ("Also: method of the action", "DELETE"),
+        ("Also: Risk of the action", "green"),
+        ("Also: ring of the resource", "0"),
+        ("Also: scope", "every customer"),
+        ("Also: environment", "production"),
+    ):
+        assert f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" in page
+    assert page.count("<dt>Risk</dt>") == 1
 
 
 async def test_a_denial_with_its_reason(system: System, http: aiohttp.ClientSession, bob: str):

@@ -10,6 +10,7 @@ import msgspec
 
 from checkrein.flow.approval import Approval, State, Vote
 from checkrein.model.stamp import stamp
+from checkrein.services.approvals import beside, in_words
 
 if TYPE_CHECKING:
     from checkrein.compose import System
@@ -45,6 +46,7 @@ def facts(opened: System, approval: Approval) -> list[tuple[str, str]]:
         ("principals", ", ".join(approval.chain)),
         ("action", f"{request.action.name} on {request.resource.type} {request.resource.id}"),
         *_arguments(request.action.input, before, bundle.manifests.get(request.action.name)),
+        *((f"  {name}", text) for name, text in beside(approval)),
         ("edited by", ", ".join(approval.edited_by)),
         ("edited into", approval.edited_into),
         ("risk", approval.risk.value),
@@ -76,9 +78,9 @@ def _arguments(
 ) -> Iterator[tuple[str, str]]:
     """Each argument with what is risky about it, and what it was before people edited it."""
     for name in dict.fromkeys((*given, *(before or ()))):
-        text = _text(given[name]) if name in given else "left out"
+        text = in_words(given[name]) if name in given else "left out"
         if before is not None and given.get(name) != before.get(name):
-            text += f" (was {_text(before[name])})" if name in before else " (was left out)"
+            text += f" (was {in_words(before[name])})" if name in before else " (was left out)"
         risky = ["steers it"] if manifest and name in manifest.control else []
         limit = manifest.limits.get(name) if manifest else None
         value = given.get(name)
@@ -101,15 +103,10 @@ def _basis(approval: Approval, bundle: Bundle) -> Iterator[tuple[str, str]]:
     """What it was decided from: what was found in the action, what was known of it, and which policies."""
     yield "labels", ", ".join(approval.labels)
     context = approval.action.get("context")
-    for name in ("environment", "scope", "session"):
-        value = context.get(name) if isinstance(context, Mapping) else None
-        yield name, "" if value is None else _text(value)
+    session = context.get("session") if isinstance(context, Mapping) else None
+    yield "session", "" if session is None else in_words(session)
     changed = " (not the ones that decide now)" if approval.bundle != bundle.digest else ""
     yield "policies", f"{approval.bundle[:19]}{changed}"
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _name(person: str, on_behalf_of: str) -> str:

@@ -117,7 +117,7 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     table.add_column(overflow="fold")
     for name, value in facts:
         if value:
-            table.add_row(plain(name), _styled(plain(value)))
+            table.add_row(plain(name).replace("\n", "\\n"), _styled(plain(value)))  # a name is one line
     _print(table, line_width())
 
 

@@ -12,7 +12,7 @@ import hashlib
 import heapq
 import hmac
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from itertools import islice
 
@@ -30,7 +30,7 @@ from checkrein.flow.approval import (
 )
 from checkrein.ledger import Draft, Record
 from checkrein.model import Decision, NotFound, PolicyInvalid, Request, StoreConflict, StoreUnavailable
-from checkrein.model.json import MAX_INTEGER, canonical, fold
+from checkrein.model.json import MAX_INTEGER, canonical, dumps, fold
 from checkrein.model.people import People
 from checkrein.model.requirement import Terms, combine
 from checkrein.ports import Clock, Row, Save, Store, Unit
@@ -45,6 +45,8 @@ ATTEMPTS = 32
 MIN_HASH = 12
 #: edits of edits that are followed
 MAX_EDITS = 64
+#: what of the context an approval is bound to
+_BOUND = ("environment", "scope")
 #: approvals that are read at once
 PAGE = 200
 NOBODY = People()
@@ -76,6 +78,7 @@ def view(approval: Approval) -> dict[str, object]:
         "chain": list(approval.chain),
         "action": approval.action.get("action", {}),
         "resource": approval.action.get("resource", {}),
+        **{name: value for name in _BOUND if (value := _context(approval).get(name)) is not None},
         "risk": {"level": approval.risk.value, "factors": list(approval.factors)},
         "policies": list(approval.policies),
         "reasons": list(approval.reasons),
@@ -88,6 +91,28 @@ def view(approval: Approval) -> dict[str, object]:
         "edits": approval.edits,
         "edited_by": list(approval.edited_by),
     }
+
+
+def beside(approval: Approval) -> Iterator[tuple[str, str]]:
+    """What is approved besides the arguments, by name: other properties of action and resource, and where it holds."""
+    request = approval.request()
+    for whose, given in (("action", request.action.properties), ("resource", request.resource.properties)):
+        for name, value in given.items():
+            if (whose, name) != ("action", "input"):
+                yield f"{name} of the {whose}", in_words(value)
+    for name in _BOUND:
+        if (value := request.context.get(name)) is not None:
+            yield name, in_words(value)
+
+
+def in_words(value: object) -> str:
+    """A value as people are shown it; what is empty is shown too."""
+    return value if isinstance(value, str) and value else dumps(value).decode()
+
+
+def _context(approval: Approval) -> Mapping[str, object]:
+    given = approval.action.get("context", {})
+    return given if isinstance(given, Mapping) else {}
 
 
 def shown_hash(approval: Approval) -> str:

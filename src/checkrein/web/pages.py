@@ -22,10 +22,9 @@ from starlette.responses import HTMLResponse, Response
 
 from checkrein.flow.approval import Approval, State
 from checkrein.model import BadRequest, Caller, CheckreinError, NotFound, Permission, Unauthorized
-from checkrein.model.json import dumps
 from checkrein.model.stamp import stamp
 from checkrein.ports import Clock, Identities
-from checkrein.services.approvals import Approvals, shown_hash
+from checkrein.services.approvals import Approvals, beside, in_words, shown_hash
 from checkrein.services.keys import Keys
 from checkrein.services.refusals import Refusals
 from checkrein.web import body, refused
@@ -200,9 +199,10 @@ def _view(approval: Approval, steering: tuple[str, ...], now_us: int) -> str:
         ("Also for", ", ".join(approval.chain)),
         ("What will happen", f"{request.action.name} on {request.resource.type} {request.resource.id}"),
         *(
-            (f"{name} (steers it)" if name in steering else name, _text(value))
+            (f"Argument {name} (steers it)" if name in steering else f"Argument {name}", in_words(value))
             for name, value in request.action.input.items()
         ),
+        *((f"Also: {name}", value) for name, value in beside(approval)),
         ("Risk", f"{approval.risk.value}: {', '.join(approval.factors)}"),
         ("Which policy asks", ", ".join(approval.policies)),
         ("Because", "; ".join(approval.reasons)),
@@ -219,10 +219,6 @@ def _view(approval: Approval, steering: tuple[str, ...], now_us: int) -> str:
     ]
     rows = "".join(f"<dt>{_safe(name)}</dt><dd>{_safe(value)}</dd>" for name, value in facts if value)
     return f"<dl>{rows}</dl>"
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else dumps(value).decode()
 
 
 def _safe(text: str) -> str:
