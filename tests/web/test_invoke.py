@@ -101,6 +101,16 @@ def test_an_approved_tool_is_not_reviewed_again_inside(
     assert post({"tool": "send_email", "args": MAIL})[0] == 403, "an approval is for one time"
 
 
+def test_an_approval_is_for_one_agent_of_one_gateway(post: Post, opened: tuple[System, str], sandbox: Sandbox) -> None:
+    _, answer = post({"tool": "send_email", "args": MAIL, "agentId": "main"})
+    opened[0].approvals.vote(answer["error"]["approval_id"], voter="bob", roles=("finance",), approve=True, auth="test")
+    assert post({"tool": "send_email", "args": MAIL, "agentId": "root"})[0] == 403
+    assert sandbox.runs["send_email"] == 0
+    assert post({"tool": "send_email", "args": MAIL})[0] == 200
+    asked = opened[0].approvals.get(answer["error"]["approval_id"]).request()
+    assert asked.resource.properties == {"gateway": "claw", "agent": "main"}
+
+
 def test_a_session_of_the_callers_choice_goes_no_further(post: Post, sandbox: Sandbox) -> None:
     mine = {"sessionKey": "agent:main:openai-user:somebody-else", "idempotencyKey": "x", "dryRun": False}
     assert post({"tool": "read_file", "args": {"path": "q3.csv"}, **mine})[0] == 200

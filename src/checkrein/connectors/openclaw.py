@@ -73,12 +73,13 @@ class Invoke(msgspec.Struct, frozen=True, rename="camel"):
     args: dict[str, Any] = {}
     agent_id: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")] = "main"
 
-    def request(self, key: Caller) -> Request:
-        """The action that is asked for, as the plugin will name it too."""
+    def request(self, key: Caller, gateway: str) -> Request:
+        """The action that is asked for, as the plugin will name it too; it is that of one gateway and agent there."""
         tool = self.name or self.tool
         tool = NAMES.get(tool, tool)
         context: dict[str, object] = {"agent": {"id": key.agent}} if key.agent else {}
-        return Request(key.subject(), Action(tool, {"input": self._input()}), Resource(TOOL, tool), context)
+        where = {"gateway": gateway, "agent": self.agent_id}
+        return Request(key.subject(), Action(tool, {"input": self._input()}), Resource(TOOL, tool, where), context)
 
     def body(self, input: Mapping[str, object], handle: str) -> bytes:
         """What goes to the gateway, in the session of the turn."""

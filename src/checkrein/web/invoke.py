@@ -42,7 +42,8 @@ class Invoke:
         upstream = self._named(http.headers.get(UPSTREAM_HEADER, ""))
         parent = trace.parent(http.scope, http.headers)
         try:
-            async with self._gateway.action(wanted.request(key), caller=key.id, parent=parent) as governed:
+            asked = wanted.request(key, upstream.name)
+            async with self._gateway.action(asked, caller=key.id, parent=parent) as governed:
                 made = governed.decision
                 sent = wanted.body(governed.request.action.input, self._gateway.turn(governed).handle)
                 reply = await upstream.send(PATH, sent, trace.sent(governed.context))
