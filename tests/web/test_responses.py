@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import openai
 import pytest
 
@@ -163,6 +164,22 @@ async def test_a_tool_that_the_upstream_would_run_is_decided_before(
 
 
 # --- embeddings ------------------------------------------------------------------------------------------------
+
+
+async def test_what_people_approved_to_be_embedded_is_not_asked_of_a_model(
+    system: System, server: str, key: str, model: FakeModel
+):
+    body = {"model": "m", "input": "send an email to all"}
+    async with aiohttp.ClientSession(server, headers={"authorization": f"Bearer {key}"}) as http:
+        async with http.post("/v1/embeddings", json=body) as reply:
+            id = (await reply.json())["error"]["approval_id"]
+        system.approvals.vote(id, voter="bob", roles=("finance",), approve=True, auth="test")
+        async with http.post("/v1/responses", json=body) as reply:
+            assert (await reply.json())["error"]["approval_id"] != id
+        assert model.calls == 0
+        async with http.post("/v1/embeddings", json=body) as reply:
+            assert reply.status == 200
+    assert model.paths == ["/v1/embeddings"]
 
 
 async def test_embeddings_are_governed_as_prompts(client: openai.AsyncOpenAI, model: FakeModel):

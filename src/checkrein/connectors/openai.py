@@ -95,8 +95,9 @@ def check_stream(value: dict[str, object]) -> None:
         raise BadRequest("`stream_options` holds more than true or false", hint='send `{"include_usage": true}`')
 
 
-def prompt(body: bytes, value: dict[str, object], key: Caller) -> Prompt:
-    """The prompt of the owner of `key`."""
+def prompt(body: bytes, value: dict[str, object], key: Caller, *, endpoint: str = "") -> Prompt:
+    """The prompt of the owner of `key`. Where it is not for chat completions, `endpoint` says what for: the same body
+    is another action elsewhere, and needs another approval."""
     tools = value.get("tools")
     if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
         raise BadRequest("`tools` is not a list of objects", hint='send `[{"type": "function", ...}]`')
@@ -104,7 +105,8 @@ def prompt(body: bytes, value: dict[str, object], key: Caller) -> Prompt:
     content = {name: item for name, item in value.items() if name not in TRANSPORT}
     context: dict[str, object] = {"agent": {"id": key.agent}} if key.agent else {}
     resource = Resource("model", named_model(value))
-    return Prompt(Request(key.subject(), Action(PROMPT, {"input": content}), resource, context), transport, body)
+    properties = {"input": content, **({"endpoint": endpoint} if endpoint else {})}
+    return Prompt(Request(key.subject(), Action(PROMPT, properties), resource, context), transport, body)
 
 
 def read_embeddings(body: bytes, key: Caller) -> Prompt:
@@ -118,7 +120,7 @@ def read_embeddings(body: bytes, key: Caller) -> Prompt:
         raise BadRequest("`input` is not text", hint="send text or a list of texts; tokens cannot be read")
     if value.get("stream"):
         raise BadRequest("embeddings have no stream", hint="leave `stream` out")
-    return prompt(body, value, key)
+    return prompt(body, value, key, endpoint="embeddings")
 
 
 def read_chat(body: bytes, key: Caller) -> Prompt:

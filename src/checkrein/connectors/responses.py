@@ -61,7 +61,7 @@ def read_response(body: bytes, key: Caller) -> Prompt:
         if value.get(name):
             raise BadRequest(f"`{name}` speaks of what the upstream keeps", hint="send all of it as `input`")
     check_stream(value)
-    return prompt(body, value, key)
+    return prompt(body, value, key, endpoint="responses")
 
 
 def is_call(item: Json) -> bool:
