@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import logging
 import signal
 import socket
 import sys
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from checkrein.cli.run import _handler
 from checkrein.web.server import BackgroundServer
 
 Run = Callable[..., Any]
@@ -160,3 +162,10 @@ def test_the_interactive_demo_needs_a_terminal(tmp_path: Path, cli: Run) -> None
         2,
         "error: `--interactive` needs a terminal\nhint: run it without, or at a terminal\n",
     )
+
+
+def test_a_line_of_the_log_is_one_line_whatever_agents_are_called(capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.Logger("a log of its own")
+    log.addHandler(_handler())
+    log.warning("ungoverned action: tool `%s`", "x\nWARNING: all is well\x1b[2K\r")
+    assert capsys.readouterr().err == "WARNING: ungoverned action: tool `x\\nWARNING: all is well\\x1b[2K\\x0d`\n"

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from checkrein.cli.common import HERE, Data, Dir, examples, is_terminal, operator, say
+from checkrein.cli.common import HERE, Data, Dir, examples, is_terminal, operator, plain, say
 from checkrein.cli.tables import console
 
 if TYPE_CHECKING:
+    import logging
+
     from checkrein.demo.show import Opens
 
 DEMO = Path("checkrein-demo")
@@ -164,12 +166,24 @@ def _on_hangup(act: Callable[[], None]) -> Iterator[None]:
 
 
 def _log_to_stderr() -> None:
-    """What the server warns of, and which policies decide.
+    """What the server warns of, and which policies decide."""
+    import logging
+
+    logging.basicConfig(handlers=[_handler()], level=logging.WARNING)
+    logging.getLogger("checkrein.policy").setLevel(logging.INFO)
+
+
+def _handler() -> logging.Handler:
+    """Writes each message as one line, for names in it come from agents.
 
     A request that outlived the grace time is cut off, which is no fault of ours.
     """
     import logging
     from asyncio import CancelledError
+
+    class OneLine(logging.Formatter):
+        def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
+            return plain(super().formatMessage(record)).replace("\n", "\\n")
 
     def cut_off(record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], CancelledError):
@@ -178,5 +192,5 @@ def _log_to_stderr() -> None:
 
     handler = logging.StreamHandler()
     handler.addFilter(cut_off)
-    logging.basicConfig(handlers=[handler], format="%(levelname)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("checkrein.policy").setLevel(logging.INFO)
+    handler.setFormatter(OneLine("%(levelname)s: %(message)s"))
+    return handler
