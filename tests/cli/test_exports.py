@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
@@ -77,7 +78,9 @@ def test_an_export_that_fails_leaves_the_file_that_was_there(
     assert target.read_text() == "yesterday's"
 
 
-def test_a_process_that_dies_meanwhile_leaves_no_half_file(busy: Path, tmp_path: Path) -> None:
+def test_a_process_that_dies_meanwhile_leaves_no_half_file_and_the_next_export_sweeps_up(
+    busy: Path, cli: Run, tmp_path: Path
+) -> None:
     target = tmp_path / "ledger.jsonl"
     script = (
         "import os; from checkrein.cli import main; from checkrein.services import exports;"
@@ -87,6 +90,11 @@ def test_a_process_that_dies_meanwhile_leaves_no_half_file(busy: Path, tmp_path:
     command = [sys.executable, "-c", script, "audit", "export", "--output", str(target), "--dir", str(busy)]
     assert subprocess.run(command, timeout=60).returncode == -9
     assert not target.exists()
+    under_way = tmp_path / ".ledger.jsonl.00000000.partial"
+    with under_way.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert cli("audit", "export", "--output", target, "--dir", busy).code == 0
+    assert sorted(path.name for path in tmp_path.iterdir() if "ledger" in path.name) == [under_way.name, target.name]
 
 
 def test_a_place_that_cannot_hold_a_file_is_named(busy: Path, cli: Run, tmp_path: Path) -> None:

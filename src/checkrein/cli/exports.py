@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
+import fcntl
+import glob
 import os
 import secrets
 import sys
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -146,7 +148,10 @@ def _target(to: Path | None) -> Iterator[BinaryIO]:
                 yield file
             return
         try:
-            with partial.open("wb") as file:
+            with partial.open("xb") as file:
+                with suppress(OSError):  # on a disk that knows no locks nothing is swept
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _sweep(to, partial)
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -156,6 +161,16 @@ def _target(to: Path | None) -> Iterator[BinaryIO]:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise CheckreinError(f"`{to}` cannot be written: {reason(error)}", hint="name another file") from error
+
+
+def _sweep(to: Path, mine: Path) -> None:
+    """Remove what exports to this place left that were killed: nobody holds it any more."""
+    for left in to.parent.glob(f".{glob.escape(to.name)}.*.partial"):
+        if left == mine:
+            continue
+        with suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
 
 
 def _sync(folder: Path) -> None:
