@@ -379,7 +379,11 @@ class Approvals:
 
     def waiting(self) -> int:
         """How many are stored as pending; those past their deadline leave at the next `sweep`."""
-        return sum(len(page) for page in self._pages(State.PENDING))
+        return sum(len(page) for page in self._rows(State.PENDING))
+
+    def asked(self) -> Iterator[Row]:
+        """Every row that is stored as pending, by id."""
+        return (row for page in self._rows(State.PENDING) for row in page)
 
     def _queue(
         self, state: State, by: str, after: tuple[int, str] = (-1, ""), until: int = MAX_INTEGER
@@ -392,10 +396,13 @@ class Approvals:
 
     def _pages(self, state: State | None, action_hash: str = "") -> Iterator[list[Approval]]:
         """Every approval that is stored in this state (`None`: in any), of this action if one is given, by id."""
+        return (list(map(load, page)) for page in self._rows(state, action_hash))
+
+    def _rows(self, state: State | None, action_hash: str = "") -> Iterator[list[Row]]:
         wanted, after = state.value if state else "", ""
         while stored := self._store.rows(ROOM, state=wanted, lookup=action_hash, after=after, limit=PAGE):
             after = stored[-1].id
-            yield [load(row) for row in stored]
+            yield stored
 
     def _next_id(self, action_hash: str, now_us: int) -> str:
         """The id for the next approval of this action; of the last one, while that is pending.

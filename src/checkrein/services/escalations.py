@@ -10,15 +10,20 @@ import msgspec
 
 from checkrein.flow.approval import Approval, State
 from checkrein.ledger import Draft
-from checkrein.model import StoreConflict
+from checkrein.model import Requirement, StoreConflict
 from checkrein.ports import Clock, Row, Save, Store, Unit
 from checkrein.services import records
-from checkrein.services.approvals import Approvals
+from checkrein.services.approvals import Approvals, load
 
 ROOM = "escalation"
 ESCALATED = "approval.escalated"
-#: more approvals than a store holds
-_NO_LIMIT = 2**31
+
+
+class _Asked(msgspec.Struct):
+    """So much of an approval as says whether it escalates: of ten thousand no more is read."""
+
+    created_us: int
+    requirement: Requirement
 
 
 class Escalations:
@@ -31,12 +36,13 @@ class Escalations:
     def tick(self) -> int:
         """Record what has come due since somebody looked last; how many approvals escalated."""
         now_us = self._clock.now_us()
-        return sum(self._escalate(approval, now_us) for approval in self._approvals.all(State.PENDING, _NO_LIMIT))
+        return sum(
+            self._escalate(load(row), now_us) for row in self._approvals.asked() if _due(row.read(_Asked), now_us)
+        )
 
     def _escalate(self, approval: Approval, now_us: int) -> bool:
-        age_s = approval.age_s(now_us)
-        due = sum(step.after_s <= age_s for step in approval.requirement.escalation)
-        if not due or approval.status(now_us) is not State.PENDING:
+        due = _due(approval, now_us)
+        if approval.status(now_us) is not State.PENDING:
             return False
         row = self._store.row(ROOM, approval.id)
         if row is not None and row.read(int) >= due:
@@ -49,3 +55,9 @@ class Escalations:
         except StoreConflict:
             return False  # another process was first
         return True
+
+
+def _due(asked: Approval | _Asked, now_us: int) -> int:
+    """How many steps of its escalation have come."""
+    age_s = (now_us - asked.created_us) // 1_000_000
+    return sum(step.after_s <= age_s for step in asked.requirement.escalation)
