@@ -1,7 +1,8 @@
 """Where things are kept. `tests/storage/test_store.py` runs on every store.
 
-`sqlite`     the default store; puts together the next four
+`sqlite`     the default store; puts together the next few
 `writer`     one thread, group commit: WAL, synchronous FULL
+`gather`     how writes come together for a thread that writes: the writer's, the vault's
 `reader`     reads on connections of its own; all there is of a store that may be broken
 `walkers`    look through all records, on every core, for `audit verify`
 `indexes`    whether lists find what the records hold, for `audit verify --indexes`

@@ -11,7 +11,6 @@ import contextlib
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -23,6 +22,7 @@ from checkrein.model.retention import Retention
 from checkrein.ports import Payload, SubjectState, Unproved
 from checkrein.storage.database import connect, trouble
 from checkrein.storage.files import DataDir
+from checkrein.storage.gather import Gathering
 from checkrein.storage.payloads import Tables, is_made, prepare
 from checkrein.storage.scrub import PATIENCE_S, begin, empty_log
 from checkrein.storage.sealing import KEY_BYTES, MasterKeys
@@ -42,6 +42,16 @@ _PAGES = 1024
 _Act = Callable[[Tables], None]
 
 
+class _Job:
+    """Something to do in a transaction."""
+
+    __slots__ = ("act", "future")
+
+    def __init__(self, act: _Act) -> None:
+        self.act = act
+        self.future: Future[None] = Future()
+
+
 class Vault:
     """See `ports.Payloads`. Opening makes what is missing in `files`.
 
@@ -56,10 +66,7 @@ class Vault:
         self._randomness = randomness
         self._busy_s = busy_s
         self._keys = _open(files, randomness)
-        self._queue_limit = queue_limit
-        self._queue: deque[tuple[_Act, Future[None]]] = deque()
-        self._wake = threading.Condition()
-        self._closing = False
+        self._queue: Gathering[_Job] = Gathering("the payload store", "payloads", queue_limit)
         self._connection: apsw.Connection | None = None
         self._tables: Tables | None = None
         self._version = -1
@@ -89,59 +96,35 @@ class Vault:
 
     def close(self) -> None:
         """Write what is queued and let go of the files. A second call does nothing."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
+        self._queue.close()
         self._thread.join()
         self._healthy = False
 
     def _submit(self, act: _Act) -> Future[None]:
-        future: Future[None] = Future()
-        with self._wake:
-            if self._closing:
-                future.set_exception(StoreUnavailable("the payload store is closed", hint="open it again"))
-            elif len(self._queue) >= self._queue_limit:
-                future.set_exception(
-                    StoreUnavailable("too many payloads are waiting for the disk", hint="try again in a moment")
-                )
-            else:
-                self._queue.append((act, future))
-                self._wake.notify()
-        return future
+        job = _Job(act)
+        self._queue.put(job)
+        return job.future
 
     def _run(self) -> None:
-        while batch := self._take():
+        while batch := self._queue.take(MAX_BATCH):
             self._write(batch)
         self._disconnect()
 
-    def _take(self) -> list[tuple[_Act, Future[None]]]:
-        """The next batch; empty when the thread is to stop. What its caller gave up is left out."""
-        with self._wake:
-            while True:
-                batch: list[tuple[_Act, Future[None]]] = []
-                while self._queue and len(batch) < MAX_BATCH:
-                    job = self._queue.popleft()
-                    if job[1].set_running_or_notify_cancel():
-                        batch.append(job)
-                if batch or self._closing:
-                    return batch
-                self._wake.wait()
-
-    def _write(self, jobs: list[tuple[_Act, Future[None]]]) -> None:
+    def _write(self, jobs: list[_Job]) -> None:
         try:
-            answers = self._transact([act for act, _ in jobs])
+            answers = self._transact([job.act for job in jobs])
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers must hear that nothing was sealed
             self._healthy = False
             self._disconnect()
-            for _, future in jobs:
-                future.set_exception(_refusal(error, self._path))
+            for job in jobs:
+                job.future.set_exception(_refusal(error, self._path))
             return
         self._healthy = True
-        for (_, future), answer in zip(jobs, answers, strict=True):
+        for job, answer in zip(jobs, answers, strict=True):
             if answer is None:
-                future.set_result(None)
+                job.future.set_result(None)
             else:
-                future.set_exception(answer)
+                job.future.set_exception(answer)
         if self._shared():
             time.sleep(_TRY_S)  # others wait for the lock; without a pause this thread would win it every time
 
@@ -248,7 +231,7 @@ class Vault:
 
     @contextlib.contextmanager
     def _opened(self, *, reads_only: bool) -> Iterator[apsw.Connection]:
-        if self._closing:
+        if self._queue.closing:
             raise StoreUnavailable("the payload store is closed", hint="open it again")
         try:
             connection = connect(self._path, busy_s=0, reads_only=reads_only)

@@ -12,7 +12,6 @@ import contextlib
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -25,6 +24,7 @@ from checkrein.ledger.tree import Frontier, leaf_hash
 from checkrein.model import CheckreinError, StoreConflict, StoreUnavailable
 from checkrein.ports import Save, Unit
 from checkrein.storage.database import connect, grown, read_frontier, settle, trouble
+from checkrein.storage.gather import Gathering
 from checkrein.storage.shapes import Shape, Shapes, shape
 from checkrein.storage.units import Moved, Stamper, Written, checked, conflict, moved, unrecordable
 
@@ -114,13 +114,8 @@ class Writer:
         self._file = _identity(path)
         self._log: tuple[int, int] | None = None
         self._log_path = path.with_name(f"{path.name}-wal")
-        self._queue_limit = queue_limit
         self._on_commit = on_commit
-        self._queue: deque[_Job] = deque()
-        self._wake = threading.Condition()
-        self._closing = False
-        #: whether the writer waits to be woken
-        self._idle = False
+        self._queue: Gathering[_Job] = Gathering("the store", "writes", queue_limit)
         self._connection: apsw.Connection | None = None
         self._size = -1
         self._wal_pages = 0
@@ -146,46 +141,19 @@ class Writer:
             hint = "open the store again in the child"
             future.set_exception(StoreUnavailable("the store was opened by the parent of this process", hint=hint))
             return future
-        with self._wake:
-            if self._closing:
-                future.set_exception(StoreUnavailable("the store is closed", hint="open it again"))
-            elif len(self._queue) >= self._queue_limit:
-                future.set_exception(
-                    StoreUnavailable("too many writes are waiting for the disk", hint="try again in a moment")
-                )
-            else:
-                self._queue.append(job)
-                if self._idle:
-                    self._wake.notify()
+        self._queue.put(job)
         return future
 
     def close(self) -> None:
         """Write what is queued and stop. A second call does nothing."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
+        self._queue.close()
         self._thread.join()
         self.healthy = False
 
     def _run(self) -> None:
-        while batch := self._take():
+        while batch := self._queue.take(MAX_BATCH):
             self._write(batch)
         self._disconnect()
-
-    def _take(self) -> list[_Job]:
-        """The next batch; empty when the writer is to stop. Units whose caller gave up are left out."""
-        with self._wake:
-            while True:
-                batch: list[_Job] = []
-                while self._queue and len(batch) < MAX_BATCH:
-                    job = self._queue.popleft()
-                    if job.future.set_running_or_notify_cancel():
-                        batch.append(job)
-                if batch or self._closing:
-                    return batch
-                self._idle = True
-                self._wake.wait()
-                self._idle = False
 
     def _write(self, jobs: list[_Job]) -> None:
         if not self._in_place():
