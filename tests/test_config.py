@@ -86,6 +86,8 @@ OTHER = {
 def another(name: str, default: object) -> str:
     if name in OTHER:
         return OTHER[name]
+    if default is False:
+        return "true"
     if isinstance(default, float):
         return str(default * 2)
     return str(default + 1) if isinstance(default, int) else "9s"

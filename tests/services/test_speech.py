@@ -9,6 +9,7 @@ import os
 import re
 import urllib.parse
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -127,3 +128,33 @@ def test_what_cannot_be_read_is_withheld_as_in_a_whole_answer(redact: tuple[str,
     with pytest.raises(Withheld):
         told([*deep], speech(redact=redact))
     assert told([*deep], speech()) == deep
+
+
+def restoring(value: str, cls: str, **policy: Any) -> Speech:
+    taken = Placeholders()
+    taken.token(cls, value)
+    return speech(taken=taken, **policy)
+
+
+@given(
+    st.lists(st.sampled_from(["<EMAIL_1>", "<EMAIL_2>", "<", "EMAIL_1>", " ", "a", "<EMAIL_"])).map("".join), st.data()
+)
+def test_what_comes_back_is_the_same_over_every_chunking(text: str, data: st.DataObject):
+    cuts = data.draw(st.lists(st.integers(0, 60)))
+    given = restoring(EMAIL, "pii.email")
+    assert told(cut(text, cuts), given) == text.replace("<EMAIL_1>", EMAIL)
+    assert given.back["pii.email"] == text.count("<EMAIL_1>")
+    assert restoring(EMAIL, "pii.email").whole([text]) == [text.replace("<EMAIL_1>", EMAIL)]
+
+
+@pytest.mark.parametrize("policy", [{"redact": ("pii.email",)}, {"deny": ("pii.email",)}])
+def test_a_value_that_holds_what_an_answer_may_not_hold_stays_out(policy: Any):
+    given = restoring(f"https://u:p4ssw0rd@a.example.com?to={EMAIL}", "secret.connection_string", **policy)
+    assert told(["see <CONNECTION_", "STRING_1>"], given) == "see <CONNECTION_STRING_1>"
+
+
+def test_a_value_in_json_is_put_back_as_json():
+    given = restoring('Yu"suf', "pii.person_name")
+    pieces = cut('{"to": "<PERSON_NAME_1>", "deep": "{\\"to\\": \\"<PERSON_NAME_1>\\"}"}', range(0, 90, 7))
+    said = json.loads(told(pieces, given))
+    assert said == {"to": 'Yu"suf', "deep": '{"to": "Yu\\"suf"}'}

@@ -155,6 +155,7 @@ class System:
             killswitch=self.killswitch,
             limits=self.limits,
             spans=self.spans,
+            restores=self.config.redaction.restore,
         )
         self.refusals = Refusals(store, self.clock, self.gateway.live)
 

@@ -195,6 +195,12 @@ class ApprovalsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     break_glass_life: str = "15m"
 
 
+class RedactionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """With `restore`, values that were taken out of a prompt are put back into its answer, where policy lets them."""
+
+    restore: bool = False
+
+
 class GateConfig(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a challenger must keep to be promoted, and how many cases are asked at once.
 
@@ -245,6 +251,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server: Server = Server()
     approvals: ApprovalsConfig = ApprovalsConfig()
     authzen: AuthzenConfig = AuthzenConfig()
+    redaction: RedactionConfig = RedactionConfig()
     upstreams: dict[str, UpstreamConfig] = {}
     people: dict[str, Person] = {}
     oncall: dict[str, Oncall] = {}
@@ -284,6 +291,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "server": Server,
     "approvals": ApprovalsConfig,
     "authzen": AuthzenConfig,
+    "redaction": RedactionConfig,
     "retention": Retention,
     "rollout": RolloutConfig,
     "gate": GateConfig,

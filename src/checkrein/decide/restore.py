@@ -8,9 +8,10 @@ is put back may hold quotes. A number that became text stays text.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 
-from checkrein.decide.detect import TOKEN_TEXT, covers
+from checkrein.decide.detect import TOKEN_TEXT, covers, texts
 from checkrein.decide.detectors import ESCAPED, TOKEN, WITHHELD
 from checkrein.decide.partial import viable
 from checkrein.decide.stream import Placeholders
@@ -27,6 +28,8 @@ class Restore:
         self._placeholders = placeholders
         self._classes = classes
         self._held = ""
+        #: how many values of each class were put back
+        self.counts: Counter[str] = Counter()
 
     def feed(self, text: str) -> str:
         """Take the next piece; returns what is certain."""
@@ -35,12 +38,24 @@ class Restore:
         if cut < 0 or _BEGUN.fullmatch(text[cut:].encode("latin-1", "replace")) is None or text.endswith(">"):
             cut = len(text)
         self._held = text[cut:]
+        if "<" in text[:cut]:
+            self.counts += restorable(text[:cut], self._placeholders, self._classes)
         return restore_text(text[:cut], self._placeholders, self._classes)
 
     def finish(self) -> str:
         """The text is over; returns the rest."""
         held, self._held = self._held, ""
         return held
+
+
+def restorable(value: object, placeholders: Placeholders, classes: tuple[str, ...]) -> Counter[str]:
+    """How many values of each class `restore_json` puts back."""
+    counts: Counter[str] = Counter()
+    for text, _ in texts(value):
+        for match in TOKEN_TEXT.finditer(text) if "<" in text else ():
+            cls, _ = placeholders.given(match.group()) or ("", "")
+            counts[cls] += covers(classes, cls)
+    return +counts
 
 
 def restore_text(text: str, placeholders: Placeholders, classes: tuple[str, ...]) -> str:

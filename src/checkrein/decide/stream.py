@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from checkrein.decide.detect import BUILT_IN, TOKEN_TEXT, Detectors, Span, context_of, detect
 from checkrein.decide.detectors import ESCAPED, TOKEN, WITHHELD
@@ -61,6 +61,16 @@ class Placeholders:
         self._tokens[cls, value] = token
         self._given[token] = cls, value
         return token
+
+    def copy(self, fits: Callable[[str, str], bool] = lambda _cls, _value: True) -> Placeholders:
+        """The tokens that are given until now, to restore them: those whose class and value fit."""
+        other = Placeholders()
+        other._given = {token: given for token, given in self._given.items() if fits(*given)}
+        return other
+
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the values that tokens were given to."""
+        return tuple(sorted({cls for cls, _ in self._given.values()} - {WITHHELD, ESCAPED}))
 
     def given(self, token: str) -> tuple[str, str] | None:
         """The class and the value that a token stands for, if it was given to one."""

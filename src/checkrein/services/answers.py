@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from checkrein.decide.restore import restore_json
 from checkrein.model import (
     Action,
     ApprovalRequired,
@@ -82,6 +83,7 @@ class Answers:
         return Speech(
             lambda chars, found: self._gateway.consider(_answer(governed, chars, found), governed),
             governed.placeholders,
+            self._gateway.taken(governed),
         )
 
     async def record(self, governed: Governed, speech: Speech) -> dict[str, object]:
@@ -93,19 +95,24 @@ class Answers:
         if made.outcome is not Outcome.ALLOW:
             request = _answer(governed, speech.chars, speech.found)
             await self._gateway.note(request, made, governed, redactions=speech.redactions)
-        return {"answer": made.outcome.wire}
+        return {"answer": made.outcome.wire, **({"restored": dict(speech.back)} if speech.back else {})}
 
     async def _one(self, governed: Governed, proposal: Proposal) -> Verdict:
         handle = self._gateway.turn(governed).handle
-        action = Action(proposal.name, {"input": proposal.input})
+        taken = self._gateway.taken(governed)
+        given = proposal.input
+        if len(taken):  # the call is decided as it will be made
+            restored = restore_json(given, taken, taken.classes())
+            given = restored if isinstance(restored, dict) else given
+        action = Action(proposal.name, {"input": given})
         request = Request(Subject(TURN, handle), action, Resource(TOOL, proposal.name))
         made = await self._gateway.propose(request, caller=governed.caller)
         if not made.outcome.runs:
             return Verdict(refusal(proposal.name, made), made=made)
-        if made.outcome is Outcome.ALLOW_WITH_REDACTION and isinstance(proposal.input, dict):
+        if made.outcome is Outcome.ALLOW_WITH_REDACTION and isinstance(given, dict):
             clean = self._gateway.redacted(request, made, governed.placeholders)
             return Verdict(made=made, input=clean if isinstance(clean, dict) and clean is not proposal.input else None)
-        return Verdict(made=made)
+        return Verdict(made=made, input=given if isinstance(given, dict) and given is not proposal.input else None)
 
 
 def _answer(governed: Governed, chars: int, found: Mapping[str, int]) -> Request:

@@ -45,13 +45,16 @@ from checkrein.services.pdp import ANY, Asked, Part, Pdp
 from checkrein.services.recording import NOTHING, Recording
 from checkrein.services.spans import NOBODY, Spans, TraceParent
 from checkrein.services.steps import Driver, Steps, wait
-from checkrein.services.turns import Turn, Turns
+from checkrein.services.turns import TURN, Turn, Turns
 from checkrein.services.waiting import Hold
 from checkrein.services.writes import Unsealed
 
 
 class Gateway:
-    """The one way through. `owner` marks this process in `execution.started`, for recovery after a crash."""
+    """The one way through. `owner` marks this process in `execution.started`, for recovery after a crash.
+
+    With `restores`, values that were taken out of a prompt are put back into its answer.
+    """
 
     def __init__(
         self,
@@ -68,8 +71,10 @@ class Gateway:
         killswitch: KillSwitch,
         limits: Limits,
         spans: Spans,
+        restores: bool = False,
     ) -> None:
         self.spans = spans
+        self._restores = restores
         self._pdp = pdp
         self._sealer = sealer
         self._turns = turns
@@ -171,9 +176,19 @@ class Gateway:
         """Open a turn for an action that is running; it closes with the action."""
         if governed.turn is None:
             made, manifests = governed.decision, self._pdp.bundle.manifests
-            governed.turn = self._turns.open(governed.request, made.trace_id, governed.machine.approval, manifests)
+            sent = governed.sent if len(self.taken(governed)) else None
+            governed.turn = self._turns.open(
+                governed.request, made.trace_id, governed.machine.approval, manifests, sent
+            )
             governed.turn.context = governed.context
         return governed.turn
+
+    def taken(self, governed: Governed) -> Placeholders:
+        """The values that were taken out of a prompt and are put back into its answer.
+
+        None for an agent gateway: its tool calls are decided when it asks, and hold what its model said.
+        """
+        return governed.taken if self._restores and governed.request.subject.type != TURN else _NOBODYS
 
     def consider(self, request: Request, governed: Governed) -> Decision:
         """Decide about what `governed` answers. What people approved for the prompt holds for its answer."""
@@ -385,6 +400,8 @@ class Gateway:
                 governed.claim.over()
 
 
+#: no values
+_NOBODYS = Placeholders()
 #: why an approval that ended so lets nothing run
 _REFUSED = {
     ApprovalState.DENIED: "denied by the people who were asked",

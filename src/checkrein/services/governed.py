@@ -47,6 +47,8 @@ class Governed:
         self.ran = True
         #: the values that were taken out of the action, for its answer to take them out the same
         self.placeholders = Placeholders()
+        #: the action as it came in, and those of the values that were taken out of it
+        self.sent, self.taken = request, Placeholders()
         self._begun = perf_counter_ns()
         self._status = "ok"
         self._error = ""
@@ -143,6 +145,7 @@ class Asking:
         governed = Governed(self.clean, decision_of(self.machine), self.machine, self.span)
         governed.caller = self.caller
         governed.claim, governed.placeholders = self.claim, self.placeholders
+        governed.sent, governed.taken = self.asked.request, self.placeholders.copy()
         governed.edited = self.asked is not self.sent
         governed.reservation = self.reservation
         return governed

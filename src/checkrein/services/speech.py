@@ -12,8 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from checkrein.decide.detect import BUILT_IN, EVERYTHING, covers, texts
+from checkrein.decide.detectors import ESCAPED, WITHHELD
 from checkrein.decide.disguise import OPAQUE
 from checkrein.decide.redact import Placeholders, detect_json, redact_json
+from checkrein.decide.restore import Restore, restorable, restore_json
 from checkrein.decide.spoken import Spoken
 from checkrein.model import Decision, Denied, Outcome
 
@@ -33,10 +35,11 @@ class Withheld(Denied):
 class Speech:
     """The texts of one answer. `consider` decides; nothing is recorded here.
 
+    `taken` are values that were taken out of the prompt. Those that the model might have said itself are put back.
     Every method raises `Withheld` when policy denies the answer as far as it is known.
     """
 
-    def __init__(self, consider: Consider, placeholders: Placeholders) -> None:
+    def __init__(self, consider: Consider, placeholders: Placeholders, taken: Placeholders | None = None) -> None:
         self._consider = consider
         self.placeholders = placeholders
         self.chars = 0
@@ -46,6 +49,14 @@ class Speech:
         self.decision = consider(0, self.found)
         #: what is looked for: what policy wants out by name too
         self.watched = (*EVERYTHING, *(cls for cls in self.decision.redact if not covers(EVERYTHING, cls)))
+        #: the classes that policy would not let an answer hold, where that was asked
+        self._minded: tuple[str, ...] | None = None
+        #: what is found in values of each class that are put back: one value may be of several
+        self._told: dict[str, frozenset[str]] = {}
+        self.prompted = Placeholders() if taken is None else taken.copy(self._may_come_back)
+        #: the classes that are put back, and how many values of each were
+        self.restored = self.prompted.classes()
+        self.back: Counter[str] = Counter()
         self._minds: bool | None = None
         #: the texts that come in pieces
         self.voices: list[Voice] = []
@@ -75,10 +86,25 @@ class Speech:
             found = Counter({cls: count for cls, count in found.items() if cls not in self.found})
         else:
             self.chars += sum(len(text) for text, _ in texts(value))
-        if not found and not (again and self.found):
+        clean = value
+        if found or (again and self.found):
+            self.note(found)
+            clean = redact_json(value, self.decision.redact, self.placeholders)
+        return self.put_back(clean, again=again)
+
+    def put_back(self, value: object, *, again: bool = False) -> object:
+        """A JSON value with the values of the prompt in it, where policy lets them be heard."""
+        found = restorable(value, self.prompted, self.restored) if self.restored else Counter[str]()
+        if not found:
             return value
-        self.note(found)
-        return redact_json(value, self.decision.redact, self.placeholders)
+        if new := {cls: count for cls, count in found.items() if not (again and cls in self.found)}:
+            self.restoring(new)
+        return restore_json(value, self.prompted, self.restored)
+
+    def restoring(self, found: Mapping[str, int]) -> None:
+        """These values are put back, and so are heard."""
+        self.back.update(found)
+        self.note({**{also: 1 for cls in found for also in self._told[cls]}, **found})
 
     def note(self, found: Mapping[str, int]) -> None:
         """This was found too."""
@@ -112,6 +138,22 @@ class Speech:
         """Whether texts under way were rid of this class, if policy wants that now."""
         return not covers(self.decision.redact, cls) or cls in (self.taken or ())
 
+    def _may_come_back(self, cls: str, value: str) -> bool:
+        """Whether the answer may hold this value, beside those that may already."""
+        if cls in (ESCAPED, WITHHELD):  # what only looked like a placeholder; what never had a value
+            return cls == ESCAPED
+        if self._minded is None:
+            self._minded = tuple(name for name in CLASSES if self._takes(name))
+        if covers(self._minded, cls) or detect_json([value], self._minded):  # one may stand within another
+            return False
+        held = frozenset((cls, *detect_json([value])))
+        classes = held.union(*self._told.values())
+        made = self._consider(0, dict.fromkeys(classes, 1))
+        if not made.outcome.runs or any(covers(made.redact, name) for name in classes):
+            return False
+        self._told[cls] = self._told.get(cls, frozenset()) | held
+        return True
+
     def _takes(self, cls: str) -> bool:
         made = self._consider(self.chars, {**self.found, cls: 1})
         return not made.outcome.runs or covers(made.redact, cls)
@@ -132,14 +174,29 @@ class Voice:
         self._seen = Placeholders()
         self._looks = speech.taken is None
         self._text = self._looking() if self._looks else self._redacting()
+        self._back = Restore(speech.prompted, speech.restored) if speech.restored else None
+        self._heard = False
         speech.voices.append(self)
 
     def feed(self, text: str) -> str:
         self._speech.chars += len(text)
-        return self._next(text, over=False)
+        return self._told(self._next(text, over=False), over=False)
 
     def finish(self) -> str:
-        return self._next("", over=True)
+        return self._told(self._next("", over=True), over=True)
+
+    def _told(self, out: str, *, over: bool) -> str:
+        """What comes out, with the values of the prompt put back; where it comes out at once, it may be JSON."""
+        if self._back is None:
+            return out
+        if over and not self._heard:
+            return str(self._speech.put_back(out))
+        self._heard = self._heard or bool(out)
+        before = Counter(self._back.counts)
+        out = self._back.feed(out) + (self._back.finish() if over else "")
+        if found := self._back.counts - before:
+            self._speech.restoring(found)
+        return out
 
     def may_have_said(self, classes: tuple[str, ...]) -> bool:
         """Whether something of these classes, which nobody looked for, may have been released already."""
@@ -164,12 +221,16 @@ class Voice:
         self._looks, self._text = False, self._redacting()
         return self._redacted(self._held, over=over, known=found)
 
+    def _holds(self) -> bool:
+        """Whether a text that is JSON is held: it is read, or written anew, as a whole."""
+        return bool(self._speech.restored) or self._speech.minds()
+
     def _looking(self) -> Spoken:
-        return Spoken(self._speech.watched, self._seen, field=self._field, passes=1, as_json=self._speech.minds)
+        return Spoken(self._speech.watched, self._seen, field=self._field, passes=1, as_json=self._holds)
 
     def _redacting(self) -> Spoken:
         speech = self._speech
-        return Spoken(speech.taken or (), speech.placeholders, field=self._field, past=self._past, as_json=speech.minds)
+        return Spoken(speech.taken or (), speech.placeholders, field=self._field, past=self._past, as_json=self._holds)
 
     def _redacted(self, text: str, *, over: bool, known: Mapping[str, int] = _NOTHING) -> str:
         """`known` was found in this text before, and is not counted again."""

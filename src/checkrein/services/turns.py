@@ -43,7 +43,13 @@ class Turn:
     """One prompt in flight: for whom, through which agent, in which trace, approved by whom."""
 
     def __init__(
-        self, handle: str, request: Request, trace_id: str, approval: Approval | None, manifests: Manifests
+        self,
+        handle: str,
+        request: Request,
+        trace_id: str,
+        approval: Approval | None,
+        manifests: Manifests,
+        sent: Request | None = None,
     ) -> None:
         self.handle = handle
         self.subject: Subject = request.subject
@@ -56,6 +62,10 @@ class Turn:
         self.prompt = asked(request.action.input) if request.is_prompt else ""
         #: what tools answered before: all of it, and the values that their manifests vouch for
         self.untrusted, self.directory = told(request.action.input, manifests)
+        if sent is not None:  # what was taken out may come back, and then came from where it stood
+            self.prompt += f"\n{asked(sent.action.input)}" if sent.is_prompt else ""
+            untrusted, directory = told(sent.action.input, manifests)
+            self.untrusted, self.directory = f"{self.untrusted}\n{untrusted}", (*self.directory, *directory)
         self.approval = approval
         self._covered: set[str] = set()
         self._decided: defaultdict[str, list[Decision]] = defaultdict(list)
@@ -137,9 +147,15 @@ class Turns:
         self._open: dict[str, Turn] = {}
 
     def open(
-        self, request: Request, trace_id: str, approval: Approval | None, manifests: Manifests = _NO_MANIFESTS
+        self,
+        request: Request,
+        trace_id: str,
+        approval: Approval | None,
+        manifests: Manifests = _NO_MANIFESTS,
+        sent: Request | None = None,
     ) -> Turn:
-        turn = Turn(fresh("turn_", 24), request, trace_id, approval, manifests)
+        """`sent` is the prompt as it came in, where values that were taken out of it are put back."""
+        turn = Turn(fresh("turn_", 24), request, trace_id, approval, manifests, sent)
         self._open[turn.handle] = turn
         return turn
 
