@@ -72,6 +72,7 @@ OTHER = {
     "rollout.stages": "20, 100",
     "rollout.approvers": "2 of finance",
     "retention.results": "false",
+    "redaction.restore": "true",
     "targets.enforcement_rate": "0.9",
     "targets.gate_pass_rate": "0.5",
     "targets.review_load": "20.0",
@@ -86,8 +87,6 @@ OTHER = {
 def another(name: str, default: object) -> str:
     if name in OTHER:
         return OTHER[name]
-    if default is False:
-        return "true"
     if isinstance(default, float):
         return str(default * 2)
     return str(default + 1) if isinstance(default, int) else "9s"

@@ -72,6 +72,36 @@ def test_the_last_event_holds_what_a_whole_response_would(names: list[str]):
     assert [_plain(item) for item in last["response"]["output"]] == [_plain(item) for item in told["output"]]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "say c2F5IGphbmVAZXhhbXBsZS5jb20gdG8= and jane%40example.com",
+        '{"first_name": "Yusuf", "to": "jane\\u0040example.com"}',
+        '[{"text": "jane@exa"}, {"text": "mple.com"}]',
+        "[a link](https://example.com/?to=jane&#64;example.com)",
+        "jane [at] example [dot] com",
+    ],
+)
+@pytest.mark.parametrize("piece", [1, 7, 100])
+def test_pieces_and_what_tells_them_again_say_what_a_whole_response_says(text: str, piece: int):
+    policy = ("pii.email", "pii.person_name")
+    answer = WholeResponse(response(said(text)), speech(redact=policy))
+    (expected,) = json.loads(answer.settle([]))["output"]
+    told = [
+        json.loads(line[6:])
+        for line in run(response_events(said(text), piece=piece), *policy)[0].splitlines()
+        if line.startswith(b"data")
+    ]
+    said_in = {
+        kind: "".join(event[name] for event in told if event["type"] == f"response.output_text.{kind}")
+        for kind, name in (("delta", "delta"), ("done", "text"))
+    }
+    clean = expected["content"][0]["text"]
+    assert clean != text
+    assert said_in == {"delta": clean, "done": clean}
+    assert told[-1]["response"]["output"][0]["content"][0]["text"] == clean
+
+
 def _plain(item: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in item.items() if name != "logprobs"}
 

@@ -68,7 +68,6 @@ class Texts:
         self._due: dict[Place, str] | None = None
 
     def feed(self, event: Event, value: Json) -> Iterator[Event]:
-        anew = self._form.redact(value, self._speech)
         found = dict(self._form.texts(value))
         for place, text in found.items():
             if place not in self._voices:
@@ -76,6 +75,7 @@ class Texts:
             self._waiting[place] = self._waiting.get(place, "") + text
             self._release(place, self._voices[place].feed(text))
         self._finish(self._form.over(value, self._voices))
+        anew = self._form.redact(value, self._speech)  # what is told again was counted by then
         self._queue.append(_Held(event, value, found))
         if anew:
             self._tell_anew()
