@@ -68,7 +68,7 @@ def test_every_chunking_gives_the_same_stream(names: list[str], places: list[int
     assert run(cut(data, places)) == (whole, asked)
     assert [proposal.name for proposal in asked] == names
     if set(names) <= {"read"}:
-        assert whole == data
+        assert whole == b":\n\n" + data[len(b": hello" + 2 * newline) :]
     if "pay" in names:
         assert b'"pay"' not in whole
         assert NO.encode() in whole
@@ -85,6 +85,21 @@ def test_what_stands_beside_a_call_is_kept():
     assert "".join(texts) == f"one {NO}"
     assert [choice["finish_reason"] for event in told for choice in event["choices"]][-1] == "stop"
     assert told[-1]["usage"] == {"total_tokens": 3}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b": jane@example.com", b"id: 4111111111111111", b"content: a secret", b"event: jane@example.com", b"\x00\xff"],
+)
+def test_of_lines_that_are_no_data_none_goes_on_that_could_hold_words(line: bytes):
+    word = chunk({"content": "hi"})
+    assert run([line + b"\n" + word, line + b"\n\n", b"data: [DONE]\n\n"])[0] == word + b":\n\ndata: [DONE]\n\n"
+
+
+def test_what_follows_the_end_of_a_stream_is_not_told():
+    parts = [chunk({"content": "hi"}), b"data: [DONE]\n\n"]
+    more = [*streamed(("read", {}), content="jane@example.com"), b": words\n\n"]
+    assert run([*parts, *more])[0] == b"".join([*parts, parts[-1]])
 
 
 def test_each_choice_is_decided_for_itself():

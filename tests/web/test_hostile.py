@@ -390,3 +390,27 @@ async def test_garbage_from_an_upstream_is_a_502_and_recorded_as_failed(
         assert reply.status == 502
         assert (await reply.json())["error"]["code"] == "upstream_unavailable"
     assert (await ended(system))["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b'data: {"choices":\n\n',
+        b"data: [1]\n\n",
+        b"data: \xff\xfe\n\n",
+        b"data: " + b"x" * 20_000_000,
+    ],
+    ids=lambda said: repr(said[:20]),
+)
+async def test_garbage_in_a_stream_of_an_upstream_breaks_it_off_and_is_recorded_as_failed(
+    faulty: Callable[[bytes], tuple[System, str, str]], said: bytes
+):
+    system, url, secret = faulty(SSE + chunked(chunk({"content": "so far "}), said) + b"0\r\n\r\n")
+    async with (
+        aiohttp.ClientSession(url, headers={"authorization": f"Bearer {secret}"}) as http,
+        http.post(CHAT, json={**HELLO, "stream": True}) as reply,
+    ):
+        told = await reply.read()
+    assert b"broken_stream" in told
+    assert b"[DONE]" not in told
+    assert (await ended(system))["status"] == "failed"

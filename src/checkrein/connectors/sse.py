@@ -1,4 +1,8 @@
-"""Server-sent events (WHATWG HTML, section 9.2) as they arrive: whole events, each with its original bytes."""
+"""Server-sent events (WHATWG HTML, section 9.2) as they arrive: whole events, each with its original bytes.
+
+Only `data` is decided. So of the other lines none goes on that could hold words: comments, ids, fields nobody knows.
+What is left of an event without data is a bare comment, which keeps the connection alive.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,12 @@ DONE = b"[DONE]"
 #: two line ends; a CR may be the half of one until more is known
 _END = re.compile(rb"(?:\r\n|\n|\r(?=[^\n])){2}")
 _BOM = b"\xef\xbb\xbf"
+_ALIVE = b":\n\n"
+_KIND = re.compile(rb"event: ?[A-Za-z_.]{1,64}")
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One event: its bytes, with the blank line that ends it, and what its `data` lines hold."""
+    """One event: its bytes as they may go on, with the blank line that ends it, and what its `data` lines hold."""
 
     raw: bytes
     data: bytes = b""
@@ -58,8 +64,13 @@ class Splitter:
 def _event(raw: bytes) -> Event:
     if raw.startswith(b"data: ") and raw.endswith(b"\n\n") and raw.count(b"\n") == 2 and b"\r" not in raw:
         return Event(raw, raw[6:-2])  # the form that nearly all have
-    lines = (line.removeprefix(_BOM) for line in raw.splitlines())
+    lines = [line.removeprefix(_BOM) for line in raw.splitlines()]
     given = [line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")]
+    if not given:
+        return Event(_ALIVE)
+    kept = [line for line in lines if line.startswith(b"data:") or _KIND.fullmatch(line)]
+    if len(kept) < sum(map(bool, lines)):
+        raw = b"\n".join(kept) + b"\n\n"
     return Event(raw, b"\n".join(given))
 
 

@@ -43,6 +43,10 @@ class Stream(ABC):
         self.rest = b""
 
     def feed(self, part: bytes) -> bytes:
+        if self._done:
+            self._after_bytes += len(part)
+            if self._after_bytes > MAX_AFTER_BYTES:
+                raise unreadable("more after it had ended the stream")
         self._queue += self._splitter.feed(part)
         return self._go_on()
 
@@ -124,10 +128,7 @@ class Stream(ABC):
         out: list[bytes] = []
         for event, value in told:
             if self._done:
-                self._after_bytes += len(event.raw)
-                if self._after_bytes > MAX_AFTER_BYTES:
-                    raise unreadable("more after it had ended the stream")
-                self.rest += event.raw
+                self.rest += event.raw if event.done else b""  # what else follows nobody decides, and nobody sees
             elif self.closes(event, value):
                 self._done = True
                 words = (
