@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from checkrein.compose import System, SystemClock, open_system, quotas
@@ -17,7 +18,17 @@ from checkrein.config import Config
 from checkrein.config.sections import LimitConfig
 from checkrein.flow.approval import State
 from checkrein.flow.quota import Amount, Quota, Used
-from checkrein.model import Action, ApprovalRequired, Denied, Outcome, Request, Resource, StoreUnavailable, Subject
+from checkrein.model import (
+    Action,
+    ApprovalRequired,
+    Decision,
+    Denied,
+    Outcome,
+    Request,
+    Resource,
+    StoreUnavailable,
+    Subject,
+)
 from checkrein.model.target import Target
 from checkrein.ports import RecordQuery, Row, Save, Unit
 from checkrein.services.limits import ROOM, Limits, money
@@ -71,6 +82,25 @@ def test_one_more_than_the_limit_is_denied_with_its_code_and_recorded(limited: O
     (record,) = system.store.records(RecordQuery(trace_id=made.trace_id))
     assert record.body["decision"]["code"] == "rate_limit_exceeded"
     assert made.to_json()["context"]["retry_after_s"] == made.retry_after_s  # type: ignore[index]
+
+
+def test_people_are_not_asked_more_often_than_the_limit_says(limited: Open):
+    system = limited('[limits."agent:bot"]\nreviews_per_minute = 2\n')
+
+    def mail(to: str) -> Decision:
+        given = {"input": {"to": to, "subject": "s", "body": "b"}}
+        asked = msgspec.structs.replace(READ, action=Action("send_email", given))
+        return system.gateway.evaluate_sync(asked, caller="key_1")
+
+    first, second = mail("a"), mail("b")
+    assert mail("a").approval_id == first.approval_id, "what waits already asks nobody again"
+    made = mail("c")
+    assert (made.outcome, made.code) == (Outcome.DENY, "rate_limit_exceeded")
+    assert made.policies == ("limit:agent:bot:reviews_per_minute",)
+    assert made.reasons == ("`agent:bot` has 2 reviews a minute, and this would be more",)
+    assert 0 < made.retry_after_s <= 65
+    assert {waiting.id for waiting in system.approvals.all()} == {first.approval_id, second.approval_id}
+    run(system)  # what needs nobody goes on
 
 
 def test_what_policy_denies_counts_for_nobody(limited: Open):

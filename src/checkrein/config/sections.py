@@ -164,6 +164,7 @@ class LimitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one may use, or each whose name fits. Spending in the unit of the prices; days and months of UTC."""
 
     requests_per_minute: int | None = None
+    reviews_per_minute: int | None = None
     tokens_per_minute: int | None = None
     concurrency: int | None = None
     spend_per_day: float | None = None

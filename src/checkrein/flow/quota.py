@@ -25,9 +25,13 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 class Quota(msgspec.Struct, frozen=True, kw_only=True):
-    """What one may use; None is no limit, 0 lets nothing through. Spending in billionths."""
+    """What one may use; None is no limit, 0 lets nothing through. Spending in billionths.
+
+    How often people are asked is counted like requests, on an account of its own.
+    """
 
     requests_per_minute: int | None = None
+    reviews_per_minute: int | None = None
     tokens_per_minute: int | None = None
     concurrency: int | None = None
     spend_per_day: int | None = None

@@ -21,6 +21,8 @@ from checkrein.ports import Clock, Move, Store
 from checkrein.services.pdp import Barred
 
 ROOM = "account"
+#: how often people were asked for somebody, by the same ids
+ASKED = "asked"
 #: whose accounts policies see
 SEEN = (What.SUBJECT, What.AGENT, What.KEY)
 #: targets whose quota is remembered
@@ -29,6 +31,7 @@ _PAGE = 500
 #: the word of each limit for callers, and the form of its sentence
 WORDS: Mapping[str, tuple[str, str]] = {
     "requests_per_minute": ("rate_limit_exceeded", "{} requests a minute"),
+    "reviews_per_minute": ("rate_limit_exceeded", "{} reviews a minute"),
     "tokens_per_minute": ("token_limit_exceeded", "{} tokens a minute"),
     "concurrency": ("concurrency_exceeded", "{} actions at once"),
     "spend_per_day": ("budget_exceeded", "a budget of {} a day"),
@@ -104,6 +107,13 @@ class Limits:
         if not moves or not runs:
             return tuple(moves), None
         return tuple(moves), Reservation(tuple(move.id for move in moves), wish, now_us)
+
+    def asking(self, those: tuple[Target, ...], now_us: int) -> tuple[Move, ...]:
+        """What to write when people are asked anew about an action of `those`."""
+        found = ((target, quota.reviews_per_minute) for target in those if (quota := self.quota(target)))
+        return tuple(
+            Move(ASKED, str(target), _asking(target, most, now_us)) for target, most in found if most is not None
+        )
 
     def used(self, target: Target) -> Used:
         """What one, folded, has used so far."""
@@ -188,6 +198,18 @@ def _reserving(
         made = flow.reserve(read(body), quota, wish, now_us, runs=runs)
         if isinstance(made, Refusal):
             raise Exceeded(target, made)
+        return _encode(made)
+
+    return apply
+
+
+def _asking(target: Target, most: int, now_us: int) -> Callable[[bytes | None], bytes]:
+    """A review counts as a request does, for a limit of its own."""
+
+    def apply(body: bytes | None) -> bytes:
+        made = flow.reserve(read(body), Quota(requests_per_minute=most), Amount(), now_us, runs=False)
+        if isinstance(made, Refusal):
+            raise Exceeded(target, msgspec.structs.replace(made, limit="reviews_per_minute"))
         return _encode(made)
 
     return apply

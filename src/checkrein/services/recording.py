@@ -80,6 +80,8 @@ class Recording:
             moves, asking.reservation = self._limits.reserve(
                 asking.targets, asking.wish, now_us, runs=machine.mode is flow.Mode.RUN, every=every
             )
+        if "approval.requested" in command.kinds and self._limits.quotas:
+            moves = self._limits.asking(asking.targets, now_us)
         drafts: list[Draft] = []
         for kind in command.kinds:
             if kind == "decision":
