@@ -312,12 +312,14 @@ async def test_whom_it_concerns_hears_of_a_broken_glass(system: System, mail: Ma
 async def test_names_cannot_write_headers_or_call_the_whole_channel(
     system: System, mail: MailServer, room: Room, post: Post
 ):
-    asked(system, who="x\r\nBcc: eve@evil.example\n<!channel> & co")
+    asked(system, who="x\r\nBcc: eve@evil.example\n<!channel> & co https://evil.example/approvals/ or www.evil.example")
     await post.out()
     bob = mail.messages[mail.told.index("bob@example.com")][1]
     assert bob["Bcc"] is None
     assert set(mail.told) == {"bob@example.com", "alice@example.com"}
     assert "<!channel>" not in room.texts[0]
+    assert "https[:]//evil.example/approvals/ or www[.]evil.example" in room.texts[0]
+    assert all("://evil" not in text and "www.evil" not in text for text in (room.texts[0], str(mail.messages[0])))
     assert "&lt;!channel&gt; &amp; co" in room.texts[0]
 
 

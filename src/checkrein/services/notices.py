@@ -178,6 +178,8 @@ def _arguments(approval: Approval, audience: Audience) -> Iterator[str]:
 
 
 def _line(text: str) -> str:
-    """One printable line: names and reasons come from agents."""
+    """One printable line: names and reasons come from agents. No address in it becomes a link: people give their key to
+    the page that a message leads them to."""
     shown = "".join(char if char.isprintable() else " " for char in text)
+    shown = shown.replace("://", "[:]//").replace("www.", "www[.]")
     return shown if len(shown) <= _MAX_LINE or shown.startswith("Arguments: ") else f"{shown[:_MAX_LINE]}..."
