@@ -55,8 +55,9 @@ def post(opened: tuple[System, str]) -> Post:
     system, url = opened
     _, secret = system.keys.create("alice", agent="bot", by="tests")
 
-    def call(value: object, path: str = "/tools/invoke") -> tuple[int, dict[str, Any]]:
+    def call(value: object, path: str = "/tools/invoke", once: str = "") -> tuple[int, dict[str, Any]]:
         headers = {"authorization": f"Bearer {secret}", "content-type": "application/json"}
+        headers |= {"idempotency-key": once} if once else {}
         request = urllib.request.Request(url + path, json.dumps(value).encode(), headers)  # noqa: S310 - our own
         try:
             with urllib.request.urlopen(request) as reply:  # noqa: S310
@@ -109,6 +110,27 @@ def test_an_approval_is_for_one_agent_of_one_gateway(post: Post, opened: tuple[S
     assert post({"tool": "send_email", "args": MAIL})[0] == 200
     asked = opened[0].approvals.get(answer["error"]["approval_id"]).request()
     assert asked.resource.properties == {"gateway": "claw", "agent": "main"}
+
+
+def test_a_tool_that_is_called_twice_under_one_key_runs_once_and_is_answered_the_same(
+    post: Post, sandbox: Sandbox
+) -> None:
+    first = post({"tool": "read_file", "args": {"path": "q3.csv"}}, once="k1")
+    assert first == post({"tool": "read_file", "args": {"path": "q3.csv"}}, once="k1")
+    assert (first[0], sandbox.runs["read_file"]) == (200, 1)
+    assert post({"tool": "read_file", "args": {"path": "q4.csv"}}, once="k1")[0] == 409
+    assert sandbox.runs["read_file"] == 1
+
+
+def test_what_never_reached_the_gateway_may_be_called_again_under_its_key(
+    post: Post, opened: tuple[System, str], sandbox: Sandbox
+) -> None:
+    gateways = opened[0].gateways
+    gateways._known("claw").heard_us = 0  # its plugin fell silent
+    assert post({"tool": "read_file", "args": {"path": "q3.csv"}}, once="k1")[0] == 502
+    gateways.beat("claw")
+    assert post({"tool": "read_file", "args": {"path": "q3.csv"}}, once="k1")[0] == 200
+    assert sandbox.runs["read_file"] == 1
 
 
 def test_a_session_of_the_callers_choice_goes_no_further(post: Post, sandbox: Sandbox) -> None:

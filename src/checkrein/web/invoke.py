@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from checkrein.connectors import openclaw
-from checkrein.model import ApprovalRequired, Denied, NotFound, Permission, UpstreamUnavailable
+from checkrein.model import ApprovalRequired, Denied, NotFound, Permission, UpstreamUnavailable, UpstreamUnreachable
 from checkrein.model.json import dumps
 from checkrein.ports import Reply, Upstream
 from checkrein.services.gateway import Gateway
+from checkrein.services.governed import Governed
+from checkrein.services.idempotency import Replay
 from checkrein.web import body, trace
+from checkrein.web.answer import Kept
 from checkrein.web.guard import allow
-from checkrein.web.headers import require_json
+from checkrein.web.headers import idempotency_key, require_json
 
 PATH = "/tools/invoke"
 #: names the gateway where several are configured
@@ -38,29 +42,43 @@ class Invoke:
         """Decide, record, call the tool, record the end; denials in OpenClaw's words."""
         key = allow(http.scope, Permission.CALL)
         require_json(http.headers)
-        wanted = openclaw.read_invoke(await body.read(http.headers, http.receive, self._limit))
+        once, data = idempotency_key(http.headers), await body.read(http.headers, http.receive, self._limit)
+        wanted = openclaw.read_invoke(data)
         upstream = self._named(http.headers.get(UPSTREAM_HEADER, ""))
-        parent = trace.parent(http.scope, http.headers)
+        parent, keys = trace.parent(http.scope, http.headers), self._gateway.idempotency
+        operation = f"{PATH} {upstream.name}"
+        claimed = keys.once(once, caller=key.id, operation=operation, body=data) if once else None
         try:
             asked = wanted.request(key, upstream.name)
-            async with self._gateway.action(asked, caller=key.id, parent=parent) as governed:
-                made = governed.decision
-                sent = wanted.body(governed.request.action.input, self._gateway.turn(governed).handle)
-                reply = await upstream.send(PATH, sent, trace.sent(governed.context))
-                try:
-                    answer = await _whole(reply)
-                finally:
-                    await reply.close()
-                status = "ok" if reply.status < 400 else "failed"
-                error = "" if status == "ok" else f"http_{reply.status}"
-                detail = {"upstream": upstream.name, "http_status": reply.status, "bytes": len(answer)}
-                governed.ended(status, error=error, detail=detail)
-                governed.answered(answer)
+            async with self._gateway.action(asked, caller=key.id, parent=parent, once=claimed) as governed:
+                kept = await self._called(wanted, upstream, governed)
+        except Replay as before:
+            kept = msgspec.msgpack.decode(before.answer, type=Kept)
+            return _told(msgspec.structs.replace(kept, headers={**kept.headers, "idempotent-replayed": "true"}))
         except (Denied, ApprovalRequired) as error:
-            made = error.decision
-            answer = dumps(openclaw.refusal(error))
-            return _json(403, answer, made.trace_id)
-        return _json(reply.status, answer, made.trace_id)
+            return _told(_kept(403, dumps(openclaw.refusal(error)), error.decision.trace_id))
+        return _told(kept)
+
+    async def _called(self, wanted: openclaw.Invoke, upstream: Upstream, governed: Governed) -> Kept:
+        """Call the tool and say how it ended; what the caller is told."""
+        sent = wanted.body(governed.request.action.input, self._gateway.turn(governed).handle)
+        try:
+            reply = await upstream.send(PATH, sent, trace.sent(governed.context))
+        except UpstreamUnreachable:
+            governed.never_ran()
+            raise
+        try:
+            answer = await _whole(reply)
+        finally:
+            await reply.close()
+        status = "ok" if reply.status < 400 else "failed"
+        error = "" if status == "ok" else f"http_{reply.status}"
+        detail = {"upstream": upstream.name, "http_status": reply.status, "bytes": len(answer)}
+        governed.ended(status, error=error, detail=detail)
+        governed.answered(answer)
+        kept = _kept(reply.status, answer, governed.decision.trace_id)
+        governed.replies(msgspec.msgpack.encode(kept))
+        return kept
 
     def _named(self, name: str) -> Upstream:
         if not name and len(self._gateways) == 1:
@@ -81,5 +99,9 @@ async def _whole(reply: Reply) -> bytes:
     return bytes(data)
 
 
-def _json(status: int, answer: bytes, trace_id: str) -> Response:
-    return Response(answer, status, media_type="application/json", headers={trace.HEADER: trace_id})
+def _kept(status: int, answer: bytes, trace_id: str) -> Kept:
+    return Kept(status, {"content-type": "application/json", trace.HEADER: trace_id}, answer)
+
+
+def _told(kept: Kept) -> Response:
+    return Response(kept.body, kept.status, kept.headers)
