@@ -30,6 +30,7 @@ from checkrein.web.pages import Pages
 from checkrein.web.proxy import Proxy
 from checkrein.web.routes import Route, Routes
 from checkrein.web.search import SearchRoutes
+from checkrein.web.standing import StandingRoutes
 
 if TYPE_CHECKING:
     from checkrein.compose.system import System
@@ -59,7 +60,16 @@ def application(system: System) -> Application:
 
     drain, issuers = Drain(), Issuers(expected_tokens(system.config), system.clock)
     where = Routes(routes)
-    routed = ApprovalRoutes(system.approvals, system.waiting, system.killswitch, system.clock, drain)
+    routed = ApprovalRoutes(
+        system.approvals,
+        system.edits,
+        system.grants,
+        system.showing,
+        system.waiting,
+        system.killswitch,
+        system.clock,
+        drain,
+    )
     return create_app(
         Guard(system.keys, issuers, (server.host, *server.allowed_hosts)),
         Proxy(
@@ -97,6 +107,7 @@ def application(system: System) -> Application:
         Models(where),
         Control(system.killswitch, system.limits),
         routed,
+        StandingRoutes(system.grants, system.approvals.electorate.delegations, system.killswitch, system.clock),
         AccessRequestRoutes(
             AccessRequests(system.store, system.pdp, system.approvals, system.gateway.idempotency, system.clock),
             system.approvals,

@@ -48,6 +48,7 @@ from checkrein.services.recovery import recover
 from checkrein.services.refusals import Refusals
 from checkrein.services.reload import Reloader, Source, Version, Watch, first
 from checkrein.services.rollouts import Rollouts
+from checkrein.services.showing import Showing
 from checkrein.services.spans import Spans
 from checkrein.services.turns import Turns
 from checkrein.services.vitals import Vitals, vitals
@@ -118,6 +119,7 @@ class System:
             owners=self._owners,
         )
         self.edits = Edits(store, self.approvals, self.pdp, self.clock, key)
+        self.showing = Showing(self.approvals, self.emergencies, self.pdp, self.clock)
         self.keys = Keys(store, self.clock)
         self.killswitch = KillSwitch(store, self.clock)
         self.limits = Limits(store, self.clock, quotas(self.config))

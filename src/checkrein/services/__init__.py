@@ -8,7 +8,8 @@
 `governed`   what a governed action is while it is under way
 `search`     who may do what to what: the known ones, decided one by one
 `approvals`  lists, shows and votes; the state machine in the store; `electorate` is who may vote, `delegation` in whose
-             place, `edits` changes what is asked, `grants` are standing permissions, `emergency` is break-glass
+             place, `edits` changes what is asked, `grants` are standing permissions, `emergency` is break-glass,
+             `showing` is what people are shown
 `audit`      reads, verifies and exports the ledger; activity rows
 `access_requests` what an enforcement point submits after a denial that people may lift
 `waiting`    who waits for people is woken by the vote of any process; how long callers are held

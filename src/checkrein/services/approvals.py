@@ -313,11 +313,17 @@ class Approvals:
         raise StoreConflict(f"approval `{id}` keeps changing", hint="look at it and vote again")
 
     def refused(
-        self, id: str, voter: str, error: VoteRefused | IllegalEvent, *, auth: str
+        self,
+        id: str,
+        voter: str,
+        error: VoteRefused | IllegalEvent,
+        *,
+        auth: str,
+        kind: str = "approval.vote_refused",
     ) -> VoteRefused | IllegalEvent:
-        """The error, once the refusal of this vote is recorded."""
+        """The error, once the refusal of this vote is recorded, or of this edit (`approval.edit_refused`)."""
         code = error.code if isinstance(error, VoteRefused) else "ended"
-        draft = records.vote_refused(self.get(id), voter, code=code, auth=auth, now_us=self._clock.now_us())
+        draft = records.vote_refused(self.get(id), voter, code=code, auth=auth, now_us=self._clock.now_us(), kind=kind)
         self._store.commit(Unit(drafts=(draft,))).result()
         return error
 

@@ -8,7 +8,8 @@ import msgspec
 
 from checkrein.flow.delegation import Delegation, Represented, represented
 from checkrein.model import BadRequest, NotFound, StoreConflict
-from checkrein.model.people import People
+from checkrein.model.people import Absence, People, parse_day
+from checkrein.model.stamp import stamp
 from checkrein.ports import Clock, Row, Save, Store, Unit
 from checkrein.services import records
 
@@ -17,6 +18,32 @@ ATTEMPTS = 32
 #: nobody is away for longer than that without giving it again
 MAX_DAYS = 366
 _DAY_US = 86_400_000_000
+#: where absences stand
+_FILE = "checkrein.toml"
+
+
+class StandIn(msgspec.Struct, frozen=True, rename={"since": "from"}):
+    """Who votes for whom, and between which times; `by` is who said so, a person or the configuration."""
+
+    person: str
+    delegate: str
+    since: str
+    until: str
+    by: str
+
+
+def stand_in(given: Delegation) -> StandIn:
+    """What a person gave, until it ends or has ended."""
+    until_us = given.ended_us or given.until_us
+    return StandIn(given.delegator, given.delegate, stamp(given.from_us), stamp(until_us), given.delegator)
+
+
+def days(first: str, last: str, now_us: int) -> tuple[int, int]:
+    """The time from the first to the last of these days in UTC (`2026-12-24`), from now on without a first one."""
+    if not last:
+        raise BadRequest("no last day is given", hint="say until when, such as `2026-12-24`")
+    until_us = Absence(parse_day(last), parse_day(last)).bounds_us[1]
+    return (Absence(parse_day(first), parse_day(first)).bounds_us[0] if first else now_us), until_us
 
 
 class Delegations:
@@ -73,6 +100,17 @@ class Delegations:
         """What people gave and has not ended, by name."""
         now_us = self._clock.now_us()
         return [given for given in self._live() if now_us < given.until_us]
+
+    def standing(self) -> list[StandIn]:
+        """Who stands in for whom now or later: by an absence in `checkrein.toml`, or because they gave their vote."""
+        now_us = self._clock.now_us()
+        away = [
+            StandIn(name, who.delegate, stamp(each.bounds_us[0]), stamp(each.bounds_us[1]), _FILE)
+            for name, who in sorted(self._people.people.items())
+            for each in who.away
+            if now_us < each.bounds_us[1]
+        ]
+        return [*away, *map(stand_in, self.all())]
 
     def represented(self, voter: str, barred: Collection[str], now_us: int) -> tuple[Represented, ...]:
         """Everybody in whose place this person may vote now; see `flow.delegation`."""

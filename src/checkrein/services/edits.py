@@ -37,11 +37,12 @@ class Edits:
         reason: str = "",
         auth: str,
         action_hash: str = "",
+        shown: str = "",
     ) -> Approval:
         """Ask for the same action with these arguments instead; the new approval, which nobody has voted on.
 
         The editor must be somebody who may vote. An edit that does not stand is refused with its reason, and recorded;
-        the approval then stays as it was.
+        the approval then stays as it was. `shown` is the hash of what they looked at, if that is to be what is edited.
         """
         id = self._approvals.get(id).id
         for _ in range(ATTEMPTS):
@@ -58,6 +59,8 @@ class Edits:
                 at_us=now_us,
             )
             try:
+                if shown and shown != own.shown:
+                    raise VoteRefused("stale_view", "what was shown is not what stands there now", hint="look again")
                 blank = msgspec.structs.replace(approval, votes=())
                 _, by = best(blank, self._approvals.electorate.casts(blank, own, ""))
                 request, decision = self._decided(approval, arguments)

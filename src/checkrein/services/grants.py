@@ -12,7 +12,8 @@ import msgspec
 
 from checkrein.flow.approval import Approval, IllegalEvent
 from checkrein.flow.grant import Event, Grant, State, move, opened, shape
-from checkrein.model import Decision, NotFound, Request, StoreConflict
+from checkrein.model import BadRequest, Decision, NotFound, Request, StoreConflict
+from checkrein.model.requirement import Terms, parse_span
 from checkrein.ports import Clock, Row, Save, Store, Unit
 from checkrein.services import records
 
@@ -28,9 +29,26 @@ def save(grant: Grant) -> Save:
 
 
 def given(approval: Approval, key: bytes, now_us: int) -> Grant | None:
-    """The grant that an approval opens, if everybody who agreed gave one. Its id follows from the approval's."""
-    id = PREFIX + hmac.new(key, f"checkrein.grant.v1:{approval.id}".encode(), hashlib.sha256).hexdigest()[:16]
-    return opened(id, approval, now_us)
+    """The grant that an approval opens, if everybody who agreed gave one."""
+    return opened(_id(approval, key), approval, now_us)
+
+
+def _id(approval: Approval, key: bytes) -> str:
+    """The id of a grant follows from its approval's."""
+    return PREFIX + hmac.new(key, f"checkrein.grant.v1:{approval.id}".encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def wished(approval: Approval, span: str = "", uses: int | None = None) -> Terms:
+    """What somebody grants: what policy lets them, or no longer (`30m`) and no more often than they say.
+
+    Where policy lets nobody grant it the vote is refused, not the wish.
+    """
+    if uses is not None and uses < 1:
+        raise BadRequest(f"{uses} uses are nothing to grant", hint="say how often, or leave it out")
+    allowed = approval.requirement.grant or Terms(1, 1)
+    return msgspec.structs.replace(
+        allowed, max_s=parse_span(span) if span else allowed.max_s, uses=allowed.uses if uses is None else uses
+    )
 
 
 class Grants:
@@ -69,6 +87,16 @@ class Grants:
             what = "more than one grant begins so" if rows else "no grant has such an id"
             raise NotFound(what, hint="`checkrein approvals grants --all` shows the ids")
         return rows[0].read(Grant)
+
+    def of(self, approval: Approval) -> Grant | None:
+        """The grant that this approval opened."""
+        row = self._store.row(ROOM, _id(approval, self._key))
+        return row.read(Grant) if row else None
+
+    def shown(self, *, live: bool = True) -> list[Grant]:
+        """`all`, each in the state that people should see."""
+        now_us = self._clock.now_us()
+        return [msgspec.structs.replace(grant, state=grant.status(now_us)) for grant in self.all(live=live)]
 
     def revoke(self, id: str, *, by: str, auth: str, reason: str = "", expired: bool = False) -> Grant:
         """From the next decision on it covers nothing. One that has ended is refused: there is nothing to revoke.

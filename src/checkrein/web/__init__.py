@@ -11,7 +11,8 @@
 `access_requests` `/access/v1/requests`: denials that people may lift, by the AuthZEN profile
 `refused`  why a request was refused before it was an action
 `errors`    an answer for every error, in the words of the protocol
-`approvals` `/api/v1/approvals`: what waits for people, its end, votes, events
+`approvals` `/api/v1/approvals`: what waits for people, its end, votes, edits, events; `ballots` is what people say
+`standing` `/api/v1/grants` and `/api/v1/delegations`: what holds beyond one request
 `pages`    `/approvals/ID` for people with a browser
 `admin`    `/api/v1/audit`
 `openclaw` `/api/v1/openclaw`: what an OpenClaw plugin calls beside AuthZEN

@@ -22,7 +22,7 @@ from checkrein.services.waiting import Drain
 from checkrein.web import refused, trace
 from checkrein.web.access_requests import TASK, AccessRequestRoutes
 from checkrein.web.admin import Admin
-from checkrein.web.approvals import EVENTS, LIST, ONE, VOTE, ApprovalRoutes
+from checkrein.web.approvals import EDIT, EVENTS, LIST, ONE, VOTE, ApprovalRoutes
 from checkrein.web.authzen import EVALUATION, EVALUATIONS, METADATA, REQUESTS, SEARCH, AuthZen
 from checkrein.web.body import Gone
 from checkrein.web.control import KILL, KILLED, LIMITS, REVIVE, Control
@@ -40,6 +40,7 @@ from checkrein.web.openclaw import OpenClaw
 from checkrein.web.pages import PAGE, PAGES, Pages
 from checkrein.web.proxy import PREFIX, Proxy
 from checkrein.web.search import SearchRoutes
+from checkrein.web.standing import DELEGATIONS, END, GIVE, GRANTS, REVOKE, StandingRoutes
 
 log = logging.getLogger("checkrein.web")
 GET = ("GET", "HEAD")
@@ -80,6 +81,7 @@ def create_app(
     models: Models,
     control: Control,
     approvals: ApprovalRoutes,
+    standing: StandingRoutes,
     requests: AccessRequestRoutes,
     openclaw: OpenClaw,
     invoke: Invoke,
@@ -111,6 +113,10 @@ def create_app(
         LIMITS: (GET, request_response(control.limits)),
         LIST: (GET, request_response(approvals.list)),
         EVENTS: (GET, request_response(approvals.events)),
+        GRANTS: (GET, request_response(standing.grants)),
+        DELEGATIONS: (GET, request_response(standing.delegations)),
+        GIVE: (POST, request_response(standing.give)),
+        END: (POST, request_response(standing.end)),
         f"{OPENCLAW}/heartbeat": (POST, request_response(openclaw.heartbeat)),
         f"{OPENCLAW}/result": (POST, request_response(openclaw.result)),
         f"{OPENCLAW}/approval": (GET, request_response(openclaw.approval)),
@@ -121,6 +127,8 @@ def create_app(
         MODEL: (GET, request_response(models.one)),
         ONE: (GET, request_response(approvals.one)),
         VOTE: (POST, request_response(approvals.vote)),
+        EDIT: (POST, request_response(approvals.edit)),
+        REVOKE: (POST, request_response(standing.revoke)),
         TASK: (GET, request_response(requests.task)),
         PAGE: ((*GET, *POST), request_response(pages.page)),
     }

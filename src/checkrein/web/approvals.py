@@ -15,18 +15,21 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
 
-from checkrein.flow.approval import Approval, State, VoteRefused
+from checkrein.flow.approval import Approval, State
 from checkrein.ledger import Record
 from checkrein.ledger.record import facets
 from checkrein.model import BadRequest, Caller, NotFound, Permission
-from checkrein.model.json import dumps, load_object
+from checkrein.model.json import dumps
 from checkrein.model.stamp import stamp
-from checkrein.model.target import holder
 from checkrein.ports import Clock
 from checkrein.services.approvals import Approvals, shown_hash, view
+from checkrein.services.edits import Edits
+from checkrein.services.grants import Grants, wished
 from checkrein.services.killswitch import KillSwitch
+from checkrein.services.showing import Showing, event, stored, without_roles
 from checkrein.services.waiting import ANY, Drain, Waiting
 from checkrein.web import body
+from checkrein.web.ballots import DECISIONS, Ballot, Edit, barred, read
 from checkrein.web.guard import allow
 from checkrein.web.headers import require_json
 
@@ -34,25 +37,40 @@ LIST = "/api/v1/approvals"
 EVENTS = f"{LIST}/events"
 ONE = f"{LIST}/{{id}}"
 VOTE = f"{LIST}/{{id}}/vote"
+EDIT = f"{LIST}/{{id}}/edit"
 
 MAX_ROWS = 1000
 #: how long one call may wait for the end of an approval, in seconds
 MAX_WAIT_S = 60
 #: a stream says that it lives this often, and ends so late: whoever reads it comes back with a key that is still live
 BEAT_S, MAX_STREAM_S = 15.0, 600.0
-MAX_BODY, MAX_REASON = 64 * 1024, 2000
+MAX_BODY, MAX_EDIT = 64 * 1024, 1024 * 1024
 #: events that are read in one go
 _PAGE = 500
 _SEES_ALL = {Permission.APPROVE, Permission.AUDIT, Permission.DECIDE}
-_DECISIONS = {"approve": True, "deny": False}
-_FILTERS = ("state", "requester", "agent", "action", "risk", "after", "limit")
+#: who is told of what policies, tools and people say of an approval, beside what it is
+_TOLD_ALL = {Permission.APPROVE, Permission.AUDIT}
+_FILTERS = ("state", "requester", "agent", "action", "risk", "after", "limit", "form")
+#: as it is stored, which is what the command line prints
+STORED = "stored"
 
 
 class ApprovalRoutes:
     def __init__(
-        self, approvals: Approvals, waiting: Waiting, killswitch: KillSwitch, clock: Clock, drain: Drain
+        self,
+        approvals: Approvals,
+        edits: Edits,
+        grants: Grants,
+        showing: Showing,
+        waiting: Waiting,
+        killswitch: KillSwitch,
+        clock: Clock,
+        drain: Drain,
     ) -> None:
         self._approvals = approvals
+        self._edits = edits
+        self._grants = grants
+        self._showing = showing
         self._waiting = waiting
         self._killswitch = killswitch
         self._clock = clock
@@ -65,60 +83,96 @@ class ApprovalRoutes:
             if name not in _FILTERS:
                 raise BadRequest(f"`{name[:80]}` is no filter", hint=f"there are {', '.join(_FILTERS)}")
         state, limit = _state(given.get("state", "pending")), _number(given, "limit", 100, 1, MAX_ROWS)
-        after, now_us = _after(given.get("after", "")), self._clock.now_us()
+        after, form = _after(given.get("after", "")), _form(http)
 
-        def read() -> list[Approval]:
+        def found() -> list[Approval]:
             stored = self._approvals.listed(state, after)
             return [*islice((each for each in stored if sees(key, each) and _fits(each, given)), limit + 1)]
 
-        page = await asyncio.to_thread(read)
+        page = await asyncio.to_thread(found)
         following = "{}-{}".format(*_place(page[limit - 1])) if len(page) > limit else None
-        return _json(
-            {"approvals": [to_json(self._approvals.shown(each), now_us) for each in page[:limit]], "next": following}
-        )
+        shown = [self._json(each, form, key) for each in page[:limit]]
+        value: dict[str, object] = {"approvals": shown, "next": following}
+        if form == STORED and _TOLD_ALL & set(key.permissions):
+            value["unreviewed"] = await asyncio.to_thread(self._showing.unreviewed)
+        return _json(value)
 
     async def one(self, http: HttpRequest) -> Response:
-        """One approval. With `wait` it is answered once people have settled it, or after so many seconds as it is."""
-        approval = self._seen(http)
+        """One approval. With `wait` it is answered once people have settled it, or after so many seconds as it is.
+
+        As it is stored it comes with its `details`, for keys that are told those.
+        """
+        key, form = allow(http.scope, *Permission), _form(http)
+        approval = self._seen(http, key)
         if wait_s := _number(http.query_params, "wait", 0, 0, MAX_WAIT_S):
             approval = await self._waiting.settled(approval.id, wait_s, self._drain)
-        return _json(to_json(self._approvals.shown(approval), self._clock.now_us()))
+        value = self._json(approval, form, key)
+        if form == STORED:
+            told = _TOLD_ALL & set(key.permissions)
+            value["details"] = await asyncio.to_thread(self._showing.details, approval) if told else None
+        return _json(msgspec.to_builtins(value))
 
     async def vote(self, http: HttpRequest) -> Response:
-        """Vote as the key's owner, on exactly what was shown: `shown` is the hash that came with it."""
-        key = allow(http.scope, Permission.APPROVE)
-        approval = self._seen(http)
+        """Vote as the key's owner, on exactly what was shown: `shown` is the hash that came with it.
+
+        The answer names the grant that the vote has opened, if it has.
+        """
+        key, form = allow(http.scope, Permission.APPROVE), _form(http)
+        approval = self._seen(http, key)
         require_json(http.headers)
-        ballot = read_ballot(await body.read(http.headers, http.receive, MAX_BODY))
+        ballot = read(await body.read(http.headers, http.receive, MAX_BODY), Ballot)
         after = await asyncio.to_thread(self.cast, approval.id, key, ballot)
-        return _json(to_json(self._approvals.shown(after), self._clock.now_us()))
+        grant = self._grants.of(after)
+        given = {"id": grant.id, "terms": str(grant.terms), "until": stamp(grant.until_us)} if grant else None
+        return _json({**self._json(after, form, key), "grant": given})
+
+    async def edit(self, http: HttpRequest) -> Response:
+        """Ask for the same action with other arguments, as the key's owner; answers with the approval in its place."""
+        key, form = allow(http.scope, Permission.APPROVE), _form(http)
+        approval = self._seen(http, key)
+        require_json(http.headers)
+        said = read(await body.read(http.headers, http.receive, MAX_EDIT), Edit)
+        return _json(self._json(await asyncio.to_thread(self._edited, approval.id, key, said), form, key))
 
     def cast(self, id: str, key: Caller, ballot: Ballot) -> Approval:
         """The approval after the vote of the key's owner; raises `VoteRefused`, `IllegalEvent`."""
-        if error := self._barred(key):
+        if error := barred(key, self._killswitch):
             raise self._approvals.refused(id, key.owner, error, auth=key.id)
+        wish = ballot.grant
         return self._approvals.vote(
             id,
             voter=key.owner,
             roles=key.roles or None,
-            approve=_DECISIONS[ballot.decision],
+            approve=DECISIONS[ballot.decision],
             reason=ballot.reason,
             auth=key.id,
             shown=ballot.shown,
             on_behalf_of=ballot.on_behalf_of,
+            action_hash=ballot.action_hash,
+            grant=wished(self._approvals.get(id), wish.max, wish.uses) if wish else None,
         )
 
-    def _barred(self, key: Caller) -> VoteRefused | None:
-        """Why nobody votes with this key, if that is so."""
-        if key.agent:
-            return VoteRefused(
-                "agent_key",
-                f"the agent `{key.agent}` holds this key, and agents do not vote",
-                hint="make a key for the person: `checkrein keys create NAME --owner PERSON --can approve`",
-            )
-        if switch := self._killswitch.barring(holder(key)):
-            return VoteRefused("killed", f"`{switch.target}` is killed", hint="use another key, or the command line")
-        return None
+    def _edited(self, id: str, key: Caller, said: Edit) -> Approval:
+        if error := barred(key, self._killswitch):
+            raise self._approvals.refused(id, key.owner, error, auth=key.id, kind="approval.edit_refused")
+        return self._edits.edit(
+            id,
+            said.arguments,
+            editor=key.owner,
+            roles=key.roles or None,
+            reason=said.reason,
+            auth=key.id,
+            action_hash=said.action_hash,
+            shown=said.shown,
+        )
+
+    def _json(self, approval: Approval, form: str, key: Caller) -> dict[str, object]:
+        """The approval as it is shown now, to whoever holds this key; `shown` is the hash of that in either form."""
+        if form != STORED:
+            return to_json(self._approvals.shown(approval), self._clock.now_us())
+        seen = self._showing.seen(approval)
+        told = seen if _TOLD_ALL & set(key.permissions) else without_roles(seen)
+        return {**stored(told), "shown": shown_hash(seen)}
 
     async def events(self, http: HttpRequest) -> Response:
         """What happens to approvals, as server-sent events. `Last-Event-ID` goes on after that event.
@@ -126,15 +180,15 @@ class ApprovalRoutes:
         The id of an event is the number of its record. A first event, `sync`, says from where on the stream goes: who
         does not know what was before lists it then.
         """
-        key = allow(http.scope, *Permission)
+        key, form = allow(http.scope, *Permission), _form(http)
         last = http.headers.get("last-event-id", "")
         if last and not (last.isascii() and last.isdigit() and len(last) <= 15):
             raise BadRequest("`Last-Event-ID` is not the id of an event", hint="leave it out to begin now")
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-        stream = self._stream(key, int(last) if last else -1)
+        stream = self._stream(key, int(last) if last else -1, form)
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
-    async def _stream(self, key: Caller, after: int) -> AsyncIterator[bytes]:
+    async def _stream(self, key: Caller, after: int, form: str) -> AsyncIterator[bytes]:
         loop, news, until = asyncio.get_running_loop(), asyncio.Event(), monotonic() + MAX_STREAM_S
 
         def told() -> None:
@@ -151,7 +205,7 @@ class ApprovalRoutes:
                 for record in (page := self._waiting.since(after, _PAGE)):
                     after = record.seq
                     if self._shows(key, record):
-                        yield _event(record.seq, record.kind, _told(record))
+                        yield _event(record.seq, record.kind, event(record) if form == STORED else _told(record))
                 if page:
                     continue
                 try:
@@ -168,43 +222,18 @@ class ApprovalRoutes:
         except NotFound:
             return False
 
-    def _seen(self, http: HttpRequest) -> Approval:
-        """The approval of the path, for a key that may see it; to any other it is not there."""
-        key, id = allow(http.scope, *Permission), http.path_params["id"]
-        approval = self._approvals.get(id)
-        if approval.id != id or not sees(key, approval):
+    def _seen(self, http: HttpRequest, key: Caller) -> Approval:
+        """The approval of the path, for a key that may see it; to any other it is not there.
+
+        The beginning of its id is enough for a key that sees them all: what there is tells that nothing.
+        """
+        id = http.path_params["id"]
+        if _SEES_ALL & set(key.permissions):
+            return self._approvals.get(id)
+        approval = self._approvals.find(id)
+        if approval is None or not sees(key, approval):
             raise NotFound(f"no approval `{id[:80]}`", hint=f"`GET {LIST}` lists those that this key may see")
         return approval
-
-
-class Ballot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What somebody who votes says; `shown` is the hash of what they saw, `on_behalf_of` in whose place they stand."""
-
-    decision: str
-    shown: str
-    reason: str = ""
-    on_behalf_of: str = ""
-
-
-def read_ballot(data: bytes) -> Ballot:
-    """Raises `BadRequest` for what is no vote."""
-    hint = 'send `{"decision": "approve" or "deny", "shown": "...", "reason": "..."}`'
-    try:
-        ballot = msgspec.convert(load_object(data), Ballot)
-    except msgspec.ValidationError as error:
-        raise BadRequest(f"the vote cannot be read: {str(error)[:1].lower()}{str(error)[1:]}", hint=hint) from error
-    return ballot_of(ballot)
-
-
-def ballot_of(ballot: Ballot) -> Ballot:
-    """The ballot, if it says something; raises `BadRequest`."""
-    if ballot.decision not in _DECISIONS:
-        raise BadRequest("`decision` is neither `approve` nor `deny`", hint="say which")
-    if len(ballot.reason) > MAX_REASON:
-        raise BadRequest(f"`reason` is longer than {MAX_REASON} characters", hint="keep it short")
-    if not ballot.shown:
-        raise BadRequest("`shown` is empty", hint="send the `shown` of what was looked at")
-    return ballot
 
 
 def sees(key: Caller, approval: Approval) -> bool:
@@ -255,6 +284,13 @@ def _event(id: int, kind: str, data: Mapping[str, object]) -> bytes:
 
 def _json(value: object) -> Response:
     return Response(dumps(value), media_type="application/json", headers={"cache-control": "no-store"})
+
+
+def _form(http: HttpRequest) -> str:
+    form = http.query_params.get("form", "")
+    if form not in ("", STORED):
+        raise BadRequest(f"`{form[:40]}` is no form of an approval", hint=f"there is `{STORED}`, or leave it out")
+    return form
 
 
 def _state(text: str) -> State | None:

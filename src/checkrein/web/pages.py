@@ -28,7 +28,8 @@ from checkrein.services.approvals import Approvals, beside, in_words, shown_hash
 from checkrein.services.keys import Keys
 from checkrein.services.refusals import Refusals
 from checkrein.web import body, refused
-from checkrein.web.approvals import ApprovalRoutes, Ballot, ballot_of, sees
+from checkrein.web.approvals import ApprovalRoutes, sees
+from checkrein.web.ballots import Ballot, checked
 from checkrein.web.errors import status_of
 from checkrein.web.guard import bearer
 
@@ -122,7 +123,7 @@ class Pages:
         ticket = self._opened(form["ticket"])
         if ticket.approval != id:
             raise Unauthorized("the ticket is for another approval", hint="look at this one first")
-        ballot = ballot_of(Ballot(form.get("decision", ""), ticket.shown, form.get("reason", "")))
+        ballot = checked(Ballot(form.get("decision", ""), ticket.shown, form.get("reason", "")))
         after = await asyncio.to_thread(self._routes.cast, id, ticket.caller, ballot)
         needed = f" Still needed: {escape(', '.join(after.missing()))}." if after.state is State.PENDING else ""
         said = f"<p class=said>Your answer is recorded: {escape(ballot.decision)}.{needed}</p>"
