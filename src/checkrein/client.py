@@ -11,7 +11,7 @@ import http.client
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
@@ -28,6 +28,8 @@ MAX_ANSWER_BYTES = 128 * 1024 * 1024
 _POLL_S, _FOR_EVER_S = 25.0, 10 * 366 * 86_400.0
 #: the share of the time-out for which an answer may wait for people
 _PATIENCE = 0.8
+#: a stream of events says that it lives every 15 seconds; no line of it is longer
+_BEAT_S, _MAX_LINE_BYTES = 45.0, 1024 * 1024
 
 
 class HttpError(CheckreinError):
@@ -47,7 +49,7 @@ class Client:
     """
 
     def __init__(self, api_url: str = "", api_key: str = "", *, timeout: float = 60.0) -> None:
-        self._url = _address(api_url or _setting("CHECKREIN_API_URL") or DEFAULT_URL)
+        self._url = address(api_url or _setting("CHECKREIN_API_URL") or DEFAULT_URL)
         self._key = (api_key or _setting("CHECKREIN_API_KEY")).strip()
         self._timeout = timeout
         if not self._key:
@@ -71,9 +73,9 @@ class Client:
         if not isinstance(request, Mapping):
             raise BadRequest("the request is not a dict", hint='pass `{"prompt": "..."}` or the AuthZEN form')
         if request.keys() & {"subject", "action", "resource"}:
-            return self._call("POST", "/access/v1/evaluation", request, idempotency_key)
+            return self.call("POST", "/access/v1/evaluation", request, idempotency_key)
         try:
-            answer = self._call("POST", "/v1/chat/completions", _chat(request), idempotency_key)
+            answer = self.call("POST", "/v1/chat/completions", _chat(request), idempotency_key)
         except HttpError as error:
             details = error.body.get("error")
             context = details.get("checkrein") if isinstance(details, dict) else None
@@ -93,7 +95,7 @@ class Client:
         while True:
             left = until - time.monotonic()
             wait_s = max(0, min(left, _POLL_S, self._timeout * _PATIENCE))
-            approval = self._call("GET", f"{path}?wait={int(wait_s) or int(wait_s > 0)}")
+            approval = self.call("GET", f"{path}?wait={int(wait_s) or int(wait_s > 0)}")
             if approval["state"] != "pending" or left <= wait_s:
                 return approval
 
@@ -125,16 +127,46 @@ class Client:
         given |= {"trace_id": trace_id, "kind": kind, "order": "asc" if oldest_first else "", "limit": str(limit)}
         given |= {"after_seq": str(after_seq)} if after_seq >= 0 else {}
         query = urlencode({name: value for name, value in given.items() if value})
-        return cast("list[dict[str, Any]]", self._call("GET", f"/api/v1/audit/records?{query}")["records"])
+        return cast("list[dict[str, Any]]", self.call("GET", f"/api/v1/audit/records?{query}")["records"])
 
     def get_activities(self, user_id: str = "", *, limit: int = 100) -> list[dict[str, Any]]:
         """What happened, one row an action, newest first."""
         query = urlencode({"limit": limit, "user": user_id})
-        return cast("list[dict[str, Any]]", self._call("GET", f"/api/v1/activities?{query}")["activities"])
+        return cast("list[dict[str, Any]]", self.call("GET", f"/api/v1/activities?{query}")["activities"])
 
-    def _call(
+    def events(self, after: int = -1, *, form: str = "") -> Iterator[tuple[int, str, dict[str, Any]]]:
+        """What happens to approvals, as it happens: the id of each event, its kind, and what is told of it.
+
+        From now on, or after the event with this id. The server ends the stream after a while, and a connection may
+        break (`UpstreamUnavailable`): call it again with the last id, and nothing is left out. The first event is
+        `sync` where nobody knows what was before. Raises `HttpError` as `submit_request`.
+        """
+        headers = {"accept": "text/event-stream", **({"last-event-id": str(after)} if after >= 0 else {})}
+        path = "/api/v1/approvals/events?" + urlencode({"form": form} if form else {})
+        with self._sent("GET", path, None, headers, patience_s=max(self._timeout, _BEAT_S)) as response:
+            if response.status != 200:
+                raise _error(response.status, _whole(response))
+            if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                raise self._stranger(response.status)
+            found: dict[str, str] = {}
+            while line := response.readline(_MAX_LINE_BYTES):
+                name, _, value = line.decode("utf-8", "replace").rstrip("\r\n").partition(":")
+                if name or value:  # a comment has no name; an empty line ends an event
+                    found[name] = value.removeprefix(" ")
+                elif {"id", "event", "data"} <= found.keys():
+                    yield self._event(found)
+                    found = {}
+
+    def _event(self, found: Mapping[str, str]) -> tuple[int, str, dict[str, Any]]:
+        try:
+            return int(found["id"]), found["event"], load_object(found["data"])
+        except (ValueError, BadRequest) as error:
+            raise self._stranger(200) from error
+
+    def call(
         self, method: str, path: str, body: Mapping[str, object] | None = None, idempotency_key: str = ""
     ) -> dict[str, Any]:
+        """Any route: JSON goes there and comes back. Raises as `submit_request`."""
         if not idempotency_key.isascii() or not idempotency_key.isprintable():
             raise BadRequest("the idempotency key is not printable ASCII", hint="use a UUID")
         data = _encode(body) if body is not None else None
@@ -159,14 +191,26 @@ class Client:
         self, method: str, path: str, data: bytes | None, idempotency_key: str
     ) -> tuple[int, dict[str, str], bytes]:
         """Status, headers (lower case) and body of the answer; raises `UpstreamUnavailable` when there is none."""
-        kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
-        connection = kind(self._url.hostname or "", self._url.port, timeout=self._timeout)
-        headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
-        headers["prefer"] = f"wait={int(self._timeout * _PATIENCE)}"  # it is not held longer than we listen
+        # it is not held longer than we listen
+        headers = {"content-type": "application/json", "prefer": f"wait={int(self._timeout * _PATIENCE)}"}
         if idempotency_key:
             headers["idempotency-key"] = idempotency_key
+        with self._sent(method, path, data, headers) as response:
+            text = _whole(response)
+            return response.status, {name.lower(): value for name, value in response.getheaders()}, text
+
+    @contextlib.contextmanager
+    def _sent(
+        self, method: str, path: str, data: bytes | None, headers: Mapping[str, str], patience_s: float = 0.0
+    ) -> Iterator[http.client.HTTPResponse]:
+        """The answer, to be read in the block; what breaks there raises `UpstreamUnavailable` too. It waits for bytes
+        for `patience_s`, if that is given."""
+        kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
+        connection = kind(self._url.hostname or "", self._url.port, timeout=self._timeout)
         try:
             connection.connect()
+            if patience_s:
+                connection.sock.settimeout(patience_s)
         except (OSError, UnicodeError) as error:
             why = getattr(error, "strerror", "") or type(error).__name__
             raise UpstreamUnavailable(
@@ -174,12 +218,9 @@ class Client:
             ) from error
         try:
             with contextlib.suppress(ConnectionError):  # refused before all was sent: the answer says why
-                connection.request(method, self._url.path + path, body=data, headers=headers)
-            response = connection.getresponse()
-            text = response.read(MAX_ANSWER_BYTES + 1)
-            if response.length or len(text) > MAX_ANSWER_BYTES:
-                raise http.client.HTTPException("cut off or too long")
-            return response.status, {name.lower(): value for name, value in response.getheaders()}, text
+                authorized = {"authorization": f"Bearer {self._key}", **headers}
+                connection.request(method, self._url.path + path, body=data, headers=authorized)
+            yield connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             raise UpstreamUnavailable(
                 f"no whole answer came from `{self._url.geturl()}`",
@@ -193,8 +234,16 @@ class Client:
             f"what answers at `{self._url.geturl()}` is not a Checkrein",
             status=status,
             body={},
-            hint="set CHECKREIN_API_URL to the address that `checkrein serve` prints",
+            hint="give the address that `checkrein serve` prints",
         )
+
+
+def _whole(response: http.client.HTTPResponse) -> bytes:
+    """Its body, as far as we read any."""
+    text = response.read(MAX_ANSWER_BYTES + 1)
+    if response.length or len(text) > MAX_ANSWER_BYTES:
+        raise http.client.HTTPException("cut off or too long")
+    return text
 
 
 def _chat(request: Mapping[str, object]) -> dict[str, object]:
@@ -231,9 +280,10 @@ def _error(status: int, text: bytes) -> HttpError:
     return HttpError(message, status=status, body=body, hint=str(body.get("detail", "")))
 
 
-def _address(text: str) -> SplitResult:
+def address(
+    text: str, hint: str = "set CHECKREIN_API_URL to an address such as `http://127.0.0.1:8642`"
+) -> SplitResult:
     """The parsed address; it is not repeated in errors, since people write passwords into addresses."""
-    hint = "set CHECKREIN_API_URL to an address such as `http://127.0.0.1:8642`"
     try:
         url = urlsplit(text.strip().rstrip("/"))
         url.port  # noqa: B018 - raises when it is no number

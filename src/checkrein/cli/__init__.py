@@ -6,7 +6,8 @@
 `folder`     init, check, test, doctor
 `run`        demo, serve
 `decide`     decide
-`approvals`  approvals list, show, approve, deny
+`approvals`  approvals list, show; in `votes` approve, deny, edit; in `standing` what holds longer; `emergency`, `watch`
+`desk`       where those work: the store of this machine, or (`remote`) a server
 `audit`      audit list, show, verify; activity
 `tail`       audit tail
 `exports`    audit export

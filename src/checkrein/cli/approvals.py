@@ -8,8 +8,9 @@ from typing import Annotated
 import msgspec
 import typer
 
-from checkrein.cli.approval_view import as_json, facts
-from checkrein.cli.common import HERE, Data, Dir, Format, Output, examples, print_json, say, system
+from checkrein.cli.approval_view import facts
+from checkrein.cli.common import HERE, Data, Dir, Format, Output, examples, print_json, say
+from checkrein.cli.desk import Url, desk
 from checkrein.cli.tables import print_facts, print_table
 from checkrein.flow.approval import Approval, State
 from checkrein.model import Level
@@ -18,9 +19,6 @@ from checkrein.model.stamp import stamp
 app = typer.Typer(help="See what waits for people, approve or deny it.", no_args_is_help=True, rich_markup_mode=None)
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The approval's id, `apr_...`; its beginning is enough.")]
-
-#: more approvals than anybody lists at once
-_ALL = 100_000
 
 
 class Which(enum.StrEnum):
@@ -48,30 +46,31 @@ def list_(
         Which, typer.Option(metavar="STATE", help=f"Only approvals in this state: {', '.join(Which)}.")
     ] = Which.PENDING,
     group: Annotated[bool, typer.Option("--group", help="One line for the same tool, agent and policies.")] = False,
+    url: Url = "",
     dir: Dir = HERE,
     data: Data = None,
     output: Format = Output.TABLE,
 ) -> None:
     """List approvals, oldest first: those that wait for people, or those in another state."""
-    with system(dir, data) as opened:
-        unsigned = len(opened.emergencies.reviews())
-        found = opened.approvals.all(None if state is Which.ALL else State(state.value), limit=_ALL)
-        now_us = opened.clock.now_us()
-    if unsigned:
-        say(f"{unsigned} broken glass{'es' * (unsigned > 1)} to review: `checkrein approvals reviews`")
+    from checkrein.services.showing import stored
+
+    with desk(url, dir, data) as open_desk:
+        found, unreviewed = open_desk.listed(None if state is Which.ALL else State(state.value))
+    if unreviewed:
+        say(f"{unreviewed} broken glass{'es' * (unreviewed > 1)} to review: `checkrein approvals reviews`")
     empty = _NOTHING.get(state, f"no approvals are {state.value}")
     if group:
         _print_groups(_grouped(found), output, empty)
         return
     if output is Output.JSON:
-        print_json([as_json(approval, now_us) for approval in found])
+        print_json([*map(stored, found)])
         return
     print_table(
         ("id", "state", "risk", "who", "action", "still needed", "until (UTC)", "why"),
         [
             (
                 approval.id,
-                approval.status(now_us).value,
+                approval.state.value,
                 approval.risk.value,
                 approval.requester.id,
                 f"{approval.request().action.name} on {approval.request().resource.id}",
@@ -90,18 +89,19 @@ def list_(
     short_help="Show one: what will happen, and why.",
     epilog=examples("checkrein approvals show apr_1a2b --dir governance"),
 )
-def show(id: Id, dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE) -> None:
+def show(id: Id, url: Url = "", dir: Dir = HERE, data: Data = None, output: Format = Output.TABLE) -> None:
     """Show one approval: what will happen, why people are asked, who is still needed.
 
     Read this before you vote: it shows the whole action, with the arguments that steer it marked.
     """
-    with system(dir, data) as opened:
-        approval = opened.approvals.get(id)
-        if output is Output.JSON:
-            needed = [seat for seat in opened.approvals.voters(approval) if seat.needed]
-            print_json(as_json(approval, opened.clock.now_us()) | {"may_agree": needed})
-        else:
-            print_facts(facts(opened, approval))
+    from checkrein.services.showing import stored
+
+    with desk(url, dir, data) as open_desk:
+        approval, details = open_desk.show(id)
+    if output is Output.JSON:
+        print_json(stored(approval) | {"may_agree": details.may_agree if details else None})
+    else:
+        print_facts(facts(approval, details))
 
 
 class _Group(msgspec.Struct, frozen=True):

@@ -7,10 +7,9 @@ from typing import Annotated
 import msgspec
 import typer
 
-from checkrein.cli.approval_view import as_json
 from checkrein.cli.approvals import Id
 from checkrein.cli.common import HERE, Data, Dir, Format, Output, examples, print_json, say, system
-from checkrein.cli.standing import As, known
+from checkrein.cli.desk import As, known
 from checkrein.cli.tables import print_table
 from checkrein.cli.votes import Reason
 from checkrein.flow.approval import Approval
@@ -42,12 +41,13 @@ def break_glass(
     It needs a reason and lasts a short time (`approvals.break_glass_life`). Its owners are told, and a review stays
     open until somebody else has signed it. What policy denies stays denied, and nobody does it for their own request.
     """
+    from checkrein.services.showing import stored
+
     with system(dir, data) as opened:
         known(opened, who)
-        after = opened.emergencies.break_glass(id, by=who, reason=reason, auth="local")
-        now_us = opened.clock.now_us()
+        after = opened.showing.seen(opened.emergencies.break_glass(id, by=who, reason=reason, auth="local"))
     if output is Output.JSON:
-        print_json(as_json(after, now_us))
+        print_json(stored(after))
     say(f"{after.id} may run once until {stamp(after.deadline_us)[:19]}Z; somebody else must sign its review")
 
 

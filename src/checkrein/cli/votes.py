@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import msgspec
 import typer
 
-from checkrein.cli.approval_view import as_json
 from checkrein.cli.approvals import Id
-from checkrein.cli.common import HERE, Data, Dir, Format, Output, examples, print_json, say, system
-from checkrein.cli.standing import As, known
-from checkrein.flow.approval import Approval, State
+from checkrein.cli.common import HERE, Data, Dir, Format, Output, examples, print_json, say
+from checkrein.cli.desk import As, Url, Wish, desk
+from checkrein.flow.approval import State
 from checkrein.model import BadRequest
 from checkrein.model.json import load_object, loads
-from checkrein.model.requirement import Terms, parse_span
-
-if TYPE_CHECKING:
-    from checkrein.policy.manifest import Manifest
 
 For = Annotated[
     str,
@@ -66,8 +60,9 @@ def approve(
         str, typer.Option("--grant-for", metavar="TIME", help="No longer than this, such as `30m`.", show_default="all")
     ] = "",
     grant_uses: Annotated[
-        int, typer.Option("--grant-uses", metavar="N", help="No more often than this.", show_default="all")
-    ] = 0,
+        int | None, typer.Option("--grant-uses", metavar="N", help="No more often than this.", show_default="all")
+    ] = None,
+    url: Url = "",
     dir: Dir = HERE,
     data: Data = None,
     output: Format = Output.TABLE,
@@ -80,23 +75,13 @@ def approve(
     With `--grant` the same tool may run again for the same user and agent without asking, as often and as long as the
     policy's `@grant` says, or less. It opens if everybody who agrees gives it.
     """
-    with system(dir, data) as opened:
-        known(opened, who)
-        terms = _terms(opened.approvals.get(id), grant_for, grant_uses) if granting or grant_for or grant_uses else None
-        after = opened.approvals.vote(
-            id,
-            voter=who,
-            approve=True,
-            reason=reason,
-            on_behalf_of=behalf,
-            auth="local",
-            action_hash=seen,
-            grant=terms,
-        )
-        grant = next((grant for grant in opened.grants.all() if grant.approval == after.id), None)
-        now_us = opened.clock.now_us()
+    from checkrein.services.showing import stored
+
+    wish = Wish(grant_for, grant_uses) if granting or grant_for or grant_uses is not None else None
+    with desk(url, dir, data, who) as open_desk:
+        after, grant = open_desk.vote(id, approve=True, reason=reason, behalf=behalf, seen=seen, wish=wish)
     if output is Output.JSON:
-        print_json(as_json(after, now_us) | {"grant": grant.id if grant else ""})
+        print_json(stored(after) | {"grant": grant.id if grant else ""})
     if after.state is State.APPROVED:
         say(f"{after.id} is approved; it runs once when the same request is sent again")
         if grant:
@@ -111,19 +96,18 @@ def deny(
     reason: Reason = "",
     behalf: For = "",
     seen: Hash = "",
+    url: Url = "",
     dir: Dir = HERE,
     data: Data = None,
     output: Format = Output.TABLE,
 ) -> None:
     """Deny: the action will not run. One denial ends it, whoever else has approved."""
-    with system(dir, data) as opened:
-        known(opened, who)
-        after = opened.approvals.vote(
-            id, voter=who, approve=False, reason=reason, on_behalf_of=behalf, auth="local", action_hash=seen
-        )
-        now_us = opened.clock.now_us()
+    from checkrein.services.showing import stored
+
+    with desk(url, dir, data, who) as open_desk:
+        after, _ = open_desk.vote(id, approve=False, reason=reason, behalf=behalf, seen=seen, wish=None)
     if output is Output.JSON:
-        print_json(as_json(after, now_us))
+        print_json(stored(after))
     say(f"{after.id} is {after.state}")
 
 
@@ -141,6 +125,7 @@ def edit(
     ] = None,
     reason: Reason = "",
     seen: Hash = "",
+    url: Url = "",
     dir: Dir = HERE,
     data: Data = None,
     output: Format = Output.TABLE,
@@ -150,36 +135,28 @@ def edit(
     The arguments are checked against the tool's schema and decided afresh; earlier votes were for something else and
     are void. Who edits may vote, but does not decide alone.
     """
-    with system(dir, data) as opened:
-        known(opened, who)
-        request = opened.approvals.get(id).request()
-        arguments = load_object(file.read_bytes()) if file else dict(request.action.input)
-        arguments |= _read(given or (), opened.pdp.bundle.manifests.get(request.action.name))
+    from checkrein.services.showing import stored
+
+    with desk(url, dir, data, who) as open_desk:
+        approval, details = open_desk.show(id)
+        arguments = load_object(file.read_bytes()) if file else dict(approval.request().action.input)
+        arguments |= _read(given or (), details.declared if details else {})
         for name in without or ():
             if name not in arguments:
                 raise BadRequest(f"there is no argument `{name[:80]}`", hint=f"given: {', '.join(arguments)}")
             del arguments[name]
-        after = opened.edits.edit(id, arguments, editor=who, reason=reason, auth="local", action_hash=seen)
-        now_us = opened.clock.now_us()
+        after = open_desk.edit(id, arguments, reason=reason, seen=seen)
     if output is Output.JSON:
-        print_json(as_json(after, now_us))
+        print_json(stored(after))
     say(f"{after.id} takes its place; still needed: {', '.join(after.missing())}")
 
 
-def _read(given: list[str] | tuple[()], manifest: Manifest | None) -> dict[str, object]:
+def _read(given: list[str] | tuple[()], declared: Mapping[str, str]) -> dict[str, object]:
     """Arguments as they are declared: text as it stands, anything else as JSON."""
-    declared: Mapping[str, object] = manifest.input if manifest else {}
     found: dict[str, object] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals:
             raise BadRequest(f"`{text[:80]}` sets nothing", hint="write `--set amount=500`")
-        found[name] = value if str(declared.get(name, "")).rstrip("?") == "string" else loads(value)
+        found[name] = value if declared.get(name, "").rstrip("?") == "string" else loads(value)
     return found
-
-
-def _terms(approval: Approval, max_text: str, uses: int) -> Terms:
-    """What the person grants: what policy lets them, narrowed as they say. Without any the vote is refused."""
-    allowed = approval.requirement.grant or Terms(1, 1)
-    max_s = parse_span(max_text) if max_text else allowed.max_s
-    return msgspec.structs.replace(allowed, max_s=max_s, uses=uses or allowed.uses)

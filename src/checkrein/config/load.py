@@ -24,7 +24,7 @@ from checkrein.config.sections import NAMED, SECTIONS, Config
 from checkrein.model import ConfigError
 
 #: names that configure clients of a running server, not the server
-CLIENT_NAMES = ("CHECKREIN_API_URL", "CHECKREIN_API_KEY")
+CLIENT_NAMES = ("CHECKREIN_API_URL", "CHECKREIN_API_KEY", "CHECKREIN_URL")
 #: names that are read elsewhere: by the command line, and in the development of Checkrein itself
 OTHER_NAMES = ("CHECKREIN_DIR", "CHECKREIN_TRACEBACK", "CHECKREIN_DEEP", "CHECKREIN_UPDATE_GOLDEN")
 
