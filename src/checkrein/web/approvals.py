@@ -85,17 +85,16 @@ class ApprovalRoutes:
         state, limit = _state(given.get("state", "pending")), _number(given, "limit", 100, 1, MAX_ROWS)
         after, form = _after(given.get("after", "")), _form(http)
 
-        def found() -> list[Approval]:
-            stored = self._approvals.listed(state, after)
-            return [*islice((each for each in stored if sees(key, each) and _fits(each, given)), limit + 1)]
+        def found() -> dict[str, object]:
+            listed = self._approvals.listed(state, after)
+            page = [*islice((each for each in listed if sees(key, each) and _fits(each, given)), limit + 1)]
+            following = "{}-{}".format(*_place(page[limit - 1])) if len(page) > limit else None
+            shown = [self._json(each, form, key) for each in page[:limit]]
+            told = form == STORED and _TOLD_ALL & set(key.permissions)
+            more = {"unreviewed": self._showing.unreviewed()} if told else {}
+            return {"approvals": shown, "next": following, **more}
 
-        page = await asyncio.to_thread(found)
-        following = "{}-{}".format(*_place(page[limit - 1])) if len(page) > limit else None
-        shown = [self._json(each, form, key) for each in page[:limit]]
-        value: dict[str, object] = {"approvals": shown, "next": following}
-        if form == STORED and _TOLD_ALL & set(key.permissions):
-            value["unreviewed"] = await asyncio.to_thread(self._showing.unreviewed)
-        return _json(value)
+        return _json(await asyncio.to_thread(found))
 
     async def one(self, http: HttpRequest) -> Response:
         """One approval. With `wait` it is answered once people have settled it, or after so many seconds as it is.
