@@ -5,6 +5,7 @@ Schemathesis generates the requests, fitting ones and others, and compares the a
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 
 from checkrein import __version__
 from checkrein.compose import System
+from checkrein.model import Permission
 from checkrein.web import approvals
 from checkrein.web.openapi import document
 from fakes import FakeModel
@@ -51,7 +53,7 @@ class Asked:
     def __init__(self, url: str, session: requests.Session) -> None:
         import schemathesis  # takes a second, which runs of other tests here need not
 
-        self._url, self._session = url, session
+        self._url, self.session = url, session
         self.schema = schemathesis.openapi.from_dict(DOCUMENT)
 
     def all(self, path: str, method: str, *, examples: int) -> None:
@@ -80,7 +82,7 @@ class Asked:
         from schemathesis.checks import not_a_server_error
         from schemathesis.specs.openapi import checks
 
-        response = case.call(base_url=self._url, session=self._session)
+        response = case.call(base_url=self._url, session=self.session)
         names = ("status_code", "content_type", "response_headers", "response_schema")
         case.validate_response(
             response, checks=[not_a_server_error, *(getattr(checks, f"{name}_conformance") for name in names)]
@@ -147,6 +149,7 @@ def test_what_happens_is_told_as_the_document_says(asked: Asked):
     asked.one("/access/v1/requests/{id}", "GET", **here)
     assert len(asked.one("/api/v1/approvals", "GET")["approvals"]) == 1
     approval = asked.one("/api/v1/approvals/{id}", "GET", **here)
+    assert asked.one("/api/v1/approvals/{id}", "GET", query={"form": "stored"}, **here)["details"]
     ballot = {"decision": "approve", "shown": approval["shown"]}
     refused = asked.check(asked.schema["/api/v1/approvals/{id}/vote"]["POST"].Case(body=ballot, **here))
     assert refused.status_code == 403  # an agent holds this key
@@ -164,3 +167,19 @@ def test_what_happens_is_told_as_the_document_says(asked: Asked):
     assert asked.one("/api/v1/killed", "GET")["killed"]
     asked.one("/api/v1/revive", "POST", body=killed)
     asked.one("/api/v1/limits", "GET")
+
+
+def test_what_people_say_is_answered_as_the_document_says(asked: Asked, system: System):
+    _, secret = system.keys.create("bob", permissions=(Permission.APPROVE,), by="tests")
+    id = asked.one("/access/v1/evaluation", "POST", body=MAIL)["context"]["access_request"]["id"]
+    asked.session.headers["authorization"] = f"Bearer {secret}"
+    shown = asked.one("/api/v1/approvals/{id}", "GET", path_parameters={"id": id})["shown"]
+    edit = {"arguments": {"to": "carol", "subject": "hi", "body": "hi"}, "shown": shown}
+    edited = asked.one("/api/v1/approvals/{id}/edit", "POST", path_parameters={"id": id}, body=edit)
+    until = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=3)).date().isoformat()
+    asked.one("/api/v1/delegations/give", "POST", body={"delegate": "carol", "until": until})
+    assert asked.one("/api/v1/delegations", "GET")["delegations"]
+    asked.one("/api/v1/delegations/end", "POST", body={})
+    ballot = {"decision": "deny", "shown": edited["shown"]}
+    asked.one("/api/v1/approvals/{id}/vote", "POST", path_parameters={"id": edited["id"]}, body=ballot)
+    assert not asked.one("/api/v1/grants", "GET")["grants"]
