@@ -207,6 +207,19 @@ async def test_who_goes_away_gives_their_vote_to_somebody_and_takes_it_back(
     await post(http, f"{DELEGATIONS}/end", bob, {}, 404)
 
 
+@pytest.mark.parametrize(
+    ("roles", "status"), [(("readers",), 403), (("finance",), 403), (("finance", "security"), 200)]
+)
+async def test_a_key_gives_no_roles_away_that_it_does_not_bear(
+    system: System, http: aiohttp.ClientSession, roles: tuple[str, ...], status: int
+):
+    given = {"owner": "carol", "permissions": (Permission.APPROVE,), "roles": roles, "by": "tests"}
+    headers = {"authorization": f"Bearer {system.keys.create('narrow', **given)[1]}"}
+    until = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=2)).date().isoformat()
+    await post(http, f"{DELEGATIONS}/give", headers, {"delegate": "bob", "until": until}, status)
+    assert len(system.approvals.electorate.delegations.all()) == (status == 200)
+
+
 async def test_a_vote_that_cannot_be_given_away_stays(system: System, http: aiohttp.ClientSession, bob: Any):
     cases: list[dict[str, str]] = [
         {"delegate": "carol"},

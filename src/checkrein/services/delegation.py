@@ -7,7 +7,7 @@ from collections.abc import Collection
 import msgspec
 
 from checkrein.flow.delegation import Delegation, Represented, represented
-from checkrein.model import BadRequest, NotFound, StoreConflict
+from checkrein.model import BadRequest, NotFound, StoreConflict, Unauthorized
 from checkrein.model.people import Absence, People, parse_day
 from checkrein.model.stamp import stamp
 from checkrein.ports import Clock, Row, Save, Store, Unit
@@ -54,12 +54,31 @@ class Delegations:
         self._clock = clock
         self._people = people
 
-    def give(self, delegator: str, delegate: str, *, from_us: int, until_us: int, auth: str) -> Delegation:
-        """Let `delegate` vote with the roles of `delegator`. Both are people of this deployment."""
+    def give(
+        self,
+        delegator: str,
+        delegate: str,
+        *,
+        from_us: int,
+        until_us: int,
+        auth: str,
+        roles: tuple[str, ...] | None = None,
+    ) -> Delegation:
+        """Let `delegate` vote with the roles of `delegator`. Both are people of this deployment.
+
+        `roles` are those that the delegator's key or token bears, if it bears any: who votes with less than what they
+        would give away gives nothing away.
+        """
         for name in (delegator, delegate):
             if name not in self._people.people:
                 known = ", ".join(sorted(self._people.people)) or "nobody yet"
                 raise BadRequest(f"`{name[:80]}` is nobody here", hint=f"`[people]` knows: {known}")
+        if roles is not None and (more := sorted(set(self._people.people[delegator].roles) - set(roles))):
+            raise Unauthorized(
+                f"this key votes without the role `{more[0]}`, and would give it away",
+                hint="use one that bears no roles, or all of them; or the command line",
+                forbidden=True,
+            )
         if delegator == delegate:
             raise BadRequest("nobody stands in for themselves", hint="name somebody else")
         now_us = self._clock.now_us()

@@ -71,9 +71,10 @@ class StandingRoutes:
 
         def give(key: Caller, said: Absence) -> StandIn:
             from_us, until_us = days(said.since, said.until, self._clock.now_us())
-            return stand_in(
-                self._delegations.give(key.owner, said.delegate, from_us=from_us, until_us=until_us, auth=key.id)
+            given = self._delegations.give(
+                key.owner, said.delegate, from_us=from_us, until_us=until_us, auth=key.id, roles=key.roles or None
             )
+            return stand_in(given)
 
         return _json(msgspec.to_builtins(await self._done(http, Absence, give)))
 
