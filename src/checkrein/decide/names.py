@@ -73,7 +73,8 @@ def _names(request: Request) -> Iterator[tuple[str, str, tuple[str, ...]]]:
 def _held(name: str, allowed: tuple[str, ...]) -> str:
     """The first class that a name holds and may not, or an empty string."""
     text = _UUID.sub("", name.encode("utf-8", "replace").decode()) if "-" in name else name
-    held = (span for span in detect(text, EVERYTHING) if not covers(allowed, span.cls))
+    sought = tuple(cls for cls in EVERYTHING if cls not in allowed)
+    held = (span for span in detect(text, sought) if not covers(allowed, span.cls))
     return next((span.cls for span in held if span.cls.startswith("secret.") or _alone(text, span)), "")
 
 
