@@ -9,7 +9,7 @@
 `detectors`   the built-in patterns, and the checks behind them; `secrets` and `identity` hold more, `rule` says what
               one is
 `explain`     why the policies decide a request as they do, for people
-`scan`        the passes of the detectors over a text that comes in pieces
+`scan`        one pass of the detectors over a text that comes in pieces; `passes` are all of them
 `partial`     from a pattern, the pattern of what may still become a match
 `stream`      a text, whole or in pieces -> the same with stable placeholders for its spans
 `redact`      the same for JSON values

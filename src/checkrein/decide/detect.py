@@ -16,8 +16,9 @@ import re2
 
 from checkrein.decide.detectors import BARE_DIGITS, BARE_WORD, FIELDS, RULES, TOKEN
 from checkrein.decide.fold import fold, image
+from checkrein.decide.passes import Passes
 from checkrein.decide.rule import Rule
-from checkrein.decide.scan import BARRIER, LIMIT, Passes, Ruleset
+from checkrein.decide.scan import BARRIER, LIMIT, Ruleset
 
 #: every class there is
 EVERYTHING = ("pii", "secret")

@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from checkrein.decide.detect import Detectors, Span, context_of, covers
 from checkrein.decide.escapes import SIGNS, unescape
 from checkrein.decide.fold import image
+from checkrein.decide.passes import without_tokens
 from checkrein.decide.patterns import latin
-from checkrein.decide.scan import Found, without_tokens
+from checkrein.decide.scan import Found
 
 #: the class of what cannot be read
 OPAQUE = "opaque"

@@ -19,7 +19,8 @@ from checkrein.decide.detectors import ESCAPED, TOKEN, WITHHELD
 from checkrein.decide.disguise import OPAQUE, Reading
 from checkrein.decide.fold import BACKSLASHES, image
 from checkrein.decide.forms import Forms
-from checkrein.decide.scan import Found, Pass, Passes, Waiting
+from checkrein.decide.passes import Passes, Waiting
+from checkrein.decide.scan import Found, Pass
 
 #: taking a span out can make its neighbours readable as another span; a text that never settles is withheld
 PASSES = 4
