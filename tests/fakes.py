@@ -115,7 +115,7 @@ def speech(
     deny: tuple[str, ...] = (),
     placeholders: Placeholders | None = None,
     always: bool = False,
-    taken: Placeholders | None = None,
+    values: Placeholders | None = None,
 ) -> Speech:
     """The words of an answer under a policy that takes some classes out, and denies answers that hold others.
 
@@ -129,7 +129,7 @@ def speech(
             return Decision(outcome=Outcome.ALLOW_WITH_REDACTION, obligations=(Obligation.redact("p", redact),))
         return Decision.allow()
 
-    return Speech(consider, Placeholders() if placeholders is None else placeholders, taken)
+    return Speech(consider, Placeholders() if placeholders is None else placeholders, values)
 
 
 def response(*items: dict[str, Any]) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checkrein.decide import spoken
@@ -22,6 +22,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(
     st.one_of(st.lists(VALUES), st.dictionaries(st.text(max_size=4), VALUES)), st.sampled_from([None, 2]), st.booleans()
 )

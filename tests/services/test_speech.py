@@ -131,9 +131,9 @@ def test_what_cannot_be_read_is_withheld_as_in_a_whole_answer(redact: tuple[str,
 
 
 def restoring(value: str, cls: str, **policy: Any) -> Speech:
-    taken = Placeholders()
-    taken.token(cls, value)
-    return speech(taken=taken, **policy)
+    values = Placeholders()
+    values.token(cls, value)
+    return speech(values=values, **policy)
 
 
 @given(
@@ -143,7 +143,8 @@ def test_what_comes_back_is_the_same_over_every_chunking(text: str, data: st.Dat
     cuts = data.draw(st.lists(st.integers(0, 60)))
     given = restoring(EMAIL, "pii.email")
     assert told(cut(text, cuts), given) == text.replace("<EMAIL_1>", EMAIL)
-    assert given.back["pii.email"] == text.count("<EMAIL_1>")
+    assert given.comeback
+    assert given.comeback.counts["pii.email"] == text.count("<EMAIL_1>")
     assert restoring(EMAIL, "pii.email").whole([text]) == [text.replace("<EMAIL_1>", EMAIL)]
 
 

@@ -33,7 +33,8 @@ tools:
     input: {to: string, body: string?}
   note:
     effects: [external]
-    input: {text: string}
+    input: {text: string, about: string?}
+    personal: {about: person_name}
 """
 POLICIES = """
 @id("all-read") @owner("r") @reason("everybody reads")
@@ -65,6 +66,9 @@ forbid (principal, action == Action::"send", resource);
 @id("no-addresses") @owner("r") @reason("no addresses in notes") @outcome("redact") @redact("pii.email")
 forbid (principal, action in [Action::"note", Action::"send"], resource)
 when { context.labels.contains("pii.email") };
+
+@id("no-names") @owner("r") @reason("no names in notes") @outcome("redact") @redact("pii.person_name")
+forbid (principal, action == Action::"note", resource) when { context.labels.contains("pii.person_name") };
 """
 
 
@@ -498,6 +502,13 @@ async def test_any_other_caller_gets_a_no(http: aiohttp.ClientSession, context: 
     answer = await ask(http, note("write to jane.doe@example.com", **context))
     assert answer["decision"] is False
     assert answer["context"]["reasons"][0] == "obligation_unsupported"
+
+
+async def test_members_that_a_manifest_calls_personal_are_redacted_too(http: aiohttp.ClientSession):
+    asked = note("write to jane.doe@example.com", supported_obligations=["custom"])
+    asked["action"]["properties"]["input"]["about"] = "Jane Doe"
+    answer = await ask(http, asked)
+    assert answer["context"]["input"] == {"text": "write to <EMAIL_1>", "about": "<PERSON_NAME_1>"}
 
 
 async def test_what_is_recorded_of_an_unsupported_obligation_is_what_was_answered(

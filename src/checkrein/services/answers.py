@@ -95,7 +95,8 @@ class Answers:
         if made.outcome is not Outcome.ALLOW:
             request = _answer(governed, speech.chars, speech.found)
             await self._gateway.note(request, made, governed, redactions=speech.redactions)
-        return {"answer": made.outcome.wire, **({"restored": dict(speech.back)} if speech.back else {})}
+        back = speech.comeback.counts if speech.comeback else {}
+        return {"answer": made.outcome.wire, **({"restored": dict(back)} if back else {})}
 
     async def _one(self, governed: Governed, proposal: Proposal) -> Verdict:
         handle = self._gateway.turn(governed).handle

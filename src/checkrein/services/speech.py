@@ -9,23 +9,18 @@ would take it out; what policy denies is never released.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from checkrein.decide.detect import BUILT_IN, EVERYTHING, covers, texts
-from checkrein.decide.detectors import ESCAPED, WITHHELD
+from checkrein.decide.detect import EVERYTHING, covers, texts
 from checkrein.decide.disguise import OPAQUE
 from checkrein.decide.redact import Placeholders, detect_json, redact_json
-from checkrein.decide.restore import Restore, restorable, restore_json
 from checkrein.decide.spoken import Spoken
-from checkrein.model import Decision, Denied, Outcome
+from checkrein.model import Denied, Outcome
+from checkrein.services.comeback import CLASSES, Comeback, Consider
 
-#: every class that is found
-CLASSES = tuple(sorted((*BUILT_IN.classes, OPAQUE)))
 _NOTHING: Mapping[str, int] = {}
 #: so much of what was released is kept: its words give what follows them a meaning
 _PAST = 16 * 1024
-#: decides about an answer of which so much was said and in which this was found, by class
-Consider = Callable[[int, Mapping[str, int]], Decision]
 
 
 class Withheld(Denied):
@@ -35,11 +30,11 @@ class Withheld(Denied):
 class Speech:
     """The texts of one answer. `consider` decides; nothing is recorded here.
 
-    `taken` are values that were taken out of the prompt. Those that the model might have said itself are put back.
+    `values` were taken out of the prompt: those that the model might have said itself are put back.
     Every method raises `Withheld` when policy denies the answer as far as it is known.
     """
 
-    def __init__(self, consider: Consider, placeholders: Placeholders, taken: Placeholders | None = None) -> None:
+    def __init__(self, consider: Consider, placeholders: Placeholders, values: Placeholders | None = None) -> None:
         self._consider = consider
         self.placeholders = placeholders
         self.chars = 0
@@ -49,14 +44,10 @@ class Speech:
         self.decision = consider(0, self.found)
         #: what is looked for: what policy wants out by name too
         self.watched = (*EVERYTHING, *(cls for cls in self.decision.redact if not covers(EVERYTHING, cls)))
-        #: the classes that policy would not let an answer hold, where that was asked
-        self._minded: tuple[str, ...] | None = None
-        #: what is found in values of each class that are put back: one value may be of several
-        self._told: dict[str, frozenset[str]] = {}
-        self.prompted = Placeholders() if taken is None else taken.copy(self._may_come_back)
-        #: the classes that are put back, and how many values of each were
-        self.restored = self.prompted.classes()
-        self.back: Counter[str] = Counter()
+        #: None where nothing is put back
+        self.comeback: Comeback | None = None
+        if values is not None and len(values):
+            self.comeback = Comeback(consider, values) or None
         self._minds: bool | None = None
         #: the texts that come in pieces
         self.voices: list[Voice] = []
@@ -94,17 +85,16 @@ class Speech:
 
     def put_back(self, value: object, *, again: bool = False) -> object:
         """A JSON value with the values of the prompt in it, where policy lets them be heard."""
-        found = restorable(value, self.prompted, self.restored) if self.restored else Counter[str]()
-        if not found:
+        if self.comeback is None:
             return value
-        if new := {cls: count for cls, count in found.items() if not (again and cls in self.found)}:
-            self.restoring(new)
-        return restore_json(value, self.prompted, self.restored)
+        back = self.comeback.count(value)
+        self.note_back({cls: count for cls, count in back.items() if not (again and cls in self.found)})
+        return self.comeback.restored(value) if back else value
 
-    def restoring(self, found: Mapping[str, int]) -> None:
-        """These values are put back, and so are heard."""
-        self.back.update(found)
-        self.note({**{also: 1 for cls in found for also in self._told[cls]}, **found})
+    def note_back(self, counts: Mapping[str, int]) -> None:
+        """So many values of each class are put back, and so are heard."""
+        if self.comeback is not None and counts:
+            self.note(self.comeback.told(counts))
 
     def note(self, found: Mapping[str, int]) -> None:
         """This was found too."""
@@ -138,22 +128,6 @@ class Speech:
         """Whether texts under way were rid of this class, if policy wants that now."""
         return not covers(self.decision.redact, cls) or cls in (self.taken or ())
 
-    def _may_come_back(self, cls: str, value: str) -> bool:
-        """Whether the answer may hold this value, beside those that may already."""
-        if cls in (ESCAPED, WITHHELD):  # what only looked like a placeholder; what never had a value
-            return cls == ESCAPED
-        if self._minded is None:
-            self._minded = tuple(name for name in CLASSES if self._takes(name))
-        if covers(self._minded, cls) or detect_json([value], self._minded):  # one may stand within another
-            return False
-        held = frozenset((cls, *detect_json([value])))
-        classes = held.union(*self._told.values())
-        made = self._consider(0, dict.fromkeys(classes, 1))
-        if not made.outcome.runs or any(covers(made.redact, name) for name in classes):
-            return False
-        self._told[cls] = self._told.get(cls, frozenset()) | held
-        return True
-
     def _takes(self, cls: str) -> bool:
         made = self._consider(self.chars, {**self.found, cls: 1})
         return not made.outcome.runs or covers(made.redact, cls)
@@ -174,7 +148,7 @@ class Voice:
         self._seen = Placeholders()
         self._looks = speech.taken is None
         self._text = self._looking() if self._looks else self._redacting()
-        self._back = Restore(speech.prompted, speech.restored) if speech.restored else None
+        self._back = speech.comeback.stream() if speech.comeback else None
         self._heard = False
         speech.voices.append(self)
 
@@ -194,8 +168,7 @@ class Voice:
         self._heard = self._heard or bool(out)
         before = Counter(self._back.counts)
         out = self._back.feed(out) + (self._back.finish() if over else "")
-        if found := self._back.counts - before:
-            self._speech.restoring(found)
+        self._speech.note_back(self._back.counts - before)
         return out
 
     def may_have_said(self, classes: tuple[str, ...]) -> bool:
@@ -223,7 +196,7 @@ class Voice:
 
     def _holds(self) -> bool:
         """Whether a text that is JSON is held: it is read, or written anew, as a whole."""
-        return bool(self._speech.restored) or self._speech.minds()
+        return self._back is not None or self._speech.minds()
 
     def _looking(self) -> Spoken:
         return Spoken(self._speech.watched, self._seen, field=self._field, passes=1, as_json=self._holds)
