@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from checkrein.connectors.chunks import Chunks
 from checkrein.connectors.completions import Whole, failure
 from checkrein.decide.redact import Placeholders, redact_text
+from checkrein.model import UpstreamUnavailable
 from checkrein.services.speech import Speech, Withheld
 from fakes import chunk, completion, speech
 
@@ -94,6 +95,19 @@ def test_a_value_keeps_the_placeholder_it_had_in_the_prompt():
     assert session.token("pii.email", "bob@example.com") == "<EMAIL_1>"
     out = run(stream(["jane@example.com and bob@example.com"]), speech(redact=MAIL, placeholders=session))
     assert told(out) == "<EMAIL_2> and <EMAIL_1>"
+
+
+def test_a_choice_that_says_nothing_of_its_end_goes_on():
+    parts = [chunk({"content": piece}, "") for piece in ("write jane@exam", "ple.com", " now")]
+    assert told(run([*parts, chunk({}, "stop")], speech(redact=MAIL))) == "write <EMAIL_1> now"
+
+
+def test_a_text_that_goes_on_after_its_end_breaks_the_answer_off():
+    parts = [chunk({"content": "write jane@exam"}, "stop"), chunk({"content": "ple.com"}, "stop")]
+    with pytest.raises(UpstreamUnavailable, match="had ended"):
+        run(parts, speech(redact=MAIL))
+    done = [chunk({"content": "hello"}, "stop"), chunk({"content": ""}), chunk({}, "stop")]
+    assert told(run(done, speech(redact=MAIL))) == "hello"
 
 
 def test_tokens_beside_redacted_words_go():

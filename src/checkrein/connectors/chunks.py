@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from checkrein.connectors.completions import CALLED, Call, Json, choices, ended, index_of, messages, pieces, read_call
+from checkrein.connectors.completions import (
+    CALLED,
+    Call,
+    Json,
+    choices,
+    ended,
+    index_of,
+    is_over,
+    messages,
+    pieces,
+    read_call,
+)
 from checkrein.connectors.sse import Event, dump
 from checkrein.connectors.stream import Stream, Told
 from checkrein.connectors.texts import ChunkForm, Texts
@@ -31,7 +42,7 @@ class Chunks(Stream):
                         calls[place].add(call)
                     else:
                         calls[place] = call
-            if choice.get("finish_reason") is not None:
+            if is_over(choice):
                 self._finished.add(index)
 
     def open(self) -> bool:
@@ -74,7 +85,7 @@ def _retold(held: Sequence[Told], settled: Settled) -> Iterator[Told]:
             for message in messages(choice):
                 for name in CALLED:
                     message.pop(name, None)
-            if index in settled and choice.get("finish_reason") is not None:
+            if index in settled and is_over(choice):
                 for delta in _deltas(left.pop(index, ())):
                     yield _chunk(about, index, delta)
                 if all(verdict.refusal for _, verdict in settled[index]):
@@ -112,5 +123,5 @@ def _says(value: Json) -> bool:
     said = value.get("usage") is not None or not choices(value)
     for choice in choices(value):
         texts = [item for message in messages(choice) for item in message.values()]
-        said = said or choice.get("finish_reason") is not None or any(item is not None for item in texts)
+        said = said or is_over(choice) or any(item is not None for item in texts)
     return said

@@ -173,6 +173,11 @@ def choices(value: Json) -> list[Json]:
     return _objects(value.get("choices"), "choices")
 
 
+def is_over(choice: Json) -> bool:
+    """Whether a choice says that it ends. Some upstreams say an empty word for as long as it does not."""
+    return bool(choice.get("finish_reason"))
+
+
 def messages(choice: Json) -> list[Json]:
     """Where a choice holds text and calls, in an answer and in a stream: in one place at most."""
     found = [choice[name] for name in ("message", "delta") if choice.get(name) is not None]

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from checkrein.connectors.completions import ABOUT, ABOUT_CHOICE, SILENT, Json, choices, index_of, messages
-from checkrein.connectors.sse import Event, dump
+from checkrein.connectors.completions import ABOUT, ABOUT_CHOICE, SILENT, Json, choices, index_of, is_over, messages
+from checkrein.connectors.sse import Event, dump, unreadable
 from checkrein.services.speech import Speech, Voice
 
 #: where a text stands in a stream
@@ -60,6 +60,7 @@ class Texts:
         self._speech = speech
         self._form = form
         self._voices: dict[Place, Voice] = {}
+        self._over: set[Place] = set()
         self._queue: deque[_Held] = deque()
         #: of each text: what stands in events that wait, and how much of it is released
         self._waiting: dict[Place, str] = {}
@@ -70,6 +71,8 @@ class Texts:
     def feed(self, event: Event, value: Json) -> Iterator[Event]:
         found = dict(self._form.texts(value))
         for place, text in found.items():
+            if place in self._over:  # readers would put it behind what was said, and that was decided as the end
+                raise unreadable("more of a text that had ended")
             if place not in self._voices:
                 self._voices[place] = Voice(self._speech, self._form.field(place))
             self._waiting[place] = self._waiting.get(place, "") + text
@@ -88,6 +91,7 @@ class Texts:
 
     def _finish(self, places: Iterable[Place]) -> None:
         for place in places:
+            self._over.add(place)
             self._release(place, self._voices.pop(place).finish())
             if self._due is None and self._heard[place] < len(self._waiting[place]):
                 self._tell_anew()
@@ -164,7 +168,7 @@ class ChunkForm:
                     part[place[-1]] = text
 
     def over(self, value: Json, under_way: Iterable[Place]) -> list[Place]:
-        ended = {index_of(choice) for choice in choices(value) if choice.get("finish_reason") is not None}
+        ended = {index_of(choice) for choice in choices(value) if is_over(choice)}
         return [place for place in under_way if place[0] in ended]
 
     def piece(self, place: Place, text: str) -> Event:

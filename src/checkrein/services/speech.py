@@ -8,7 +8,7 @@ would take it out; what policy denies is never released.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 
 from checkrein.decide.detect import EVERYTHING, covers, texts
@@ -21,6 +21,8 @@ from checkrein.services.comeback import CLASSES, Comeback, Consider
 _NOTHING: Mapping[str, int] = {}
 #: so much of what was released is kept: its words give what follows them a meaning
 _PAST = 16 * 1024
+#: texts of an answer of which that is known
+_VOICES = 64
 
 
 class Withheld(Denied):
@@ -49,8 +51,9 @@ class Speech:
         if values is not None and len(values):
             self.comeback = Comeback(consider, values) or None
         self._minds: bool | None = None
-        #: the texts that come in pieces
-        self.voices: list[Voice] = []
+        #: the latest texts that come in pieces, and whether there were more
+        self._voices: deque[Voice] = deque(maxlen=_VOICES)
+        self._forgot = False
 
     @property
     def redactions(self) -> dict[str, int]:
@@ -110,9 +113,14 @@ class Speech:
         if self.taken is None:
             self.taken = tuple(cls for cls in CLASSES if self._takes(cls))
             late = tuple(cls for cls in self.decision.redact if not covers(self.watched, cls))
-            if late and any(voice.may_have_said(late) for voice in self.voices):
+            if late and (self._forgot or any(voice.may_have_said(late) for voice in self._voices)):
                 raise self._too_late()
         return self.taken
+
+    def joined(self, voice: Voice) -> None:
+        """One more text that comes in pieces."""
+        self._forgot = self._forgot or len(self._voices) == _VOICES
+        self._voices.append(voice)
 
     def _too_late(self) -> Withheld:
         return Withheld("the answer was withheld: it cannot be redacted any more", decision=self.decision)
@@ -150,7 +158,7 @@ class Voice:
         self._text = self._looking() if self._looks else self._redacting()
         self._back = speech.comeback.stream() if speech.comeback else None
         self._heard = False
-        speech.voices.append(self)
+        speech.joined(self)
 
     def feed(self, text: str) -> str:
         self._speech.chars += len(text)
