@@ -87,10 +87,11 @@ class Stream:
     """Redacts a text that comes in pieces: `feed` and `finish` return what may leave.
 
     Held back is the end of the text as long as it may be inside a span: a word, a number with a little of what
-    follows, at most `scan.LIMIT` characters. Whoever gives up in the middle drops what is held. Where nothing is found
-    in the first of the `passes`, nothing is found in any: one is enough for a text that is only looked at. `past` is
-    what was released of the text before: it is not released again, but its last words say what follows them is. With
-    `forms` what stands there in other forms is read too; where that cannot be, it counts as `opaque`.
+    follows, at most `scan.LIMIT` characters. Whoever gives up in the middle drops what is held. `past` is what was
+    released of the text before: it is not released again, but its last words say what follows them is.
+
+    With `forms` what stands there in other forms is read too; where that cannot be, it counts as `opaque`. One of the
+    `passes` is enough then to look at a text until something is found: what further ones might find is held back.
     """
 
     def __init__(
