@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...] [--million] [--rivals]`; the names are the keys of `ALL`."""
+"""`python -m benchmarks [NAME ...] [--million] [--rivals] [--soak]`; the names are the keys of `ALL`."""
 
 from __future__ import annotations
 

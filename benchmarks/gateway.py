@@ -3,36 +3,28 @@
 Only Checkrein decides, redacts and records durably; the others forward. CPU is user and system time of the process and
 its children, divided by their answers; waits on a shared machine are noisy. Each server is pinned to one core, the
 upstream and the callers to another, where there are two. `--rivals` adds LiteLLM and Portkey, `--only=NAME` takes one.
+At the end callers leave their streams (`leaving`). `--soak` is another run: ten minutes of load (`soak`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import statistics
 import sys
 import time
 from itertools import product
-from pathlib import Path
 
 import aiohttp
 
+from benchmarks import leaving, soak
 from benchmarks.contenders import Contender, Start, chosen
-from benchmarks.processes import cpu_seconds, free_port, rss_mb, running, tree
+from benchmarks.processes import cpu_seconds, free_port, pin, rss_mb, running
+from benchmarks.upstream import BODIES
 
 CALLERS = {1: 400, 16: 3200, 64: 6400}
-PROMPT = {
-    "model": "bench",
-    "messages": [
-        {"role": "system", "content": "You help the finance team. " * 16},
-        {"role": "user", "content": "Draft a note that asks for confirmation of the Q1 cloud budget. " * 6},
-    ],
-}
-BODIES = {"json": json.dumps(PROMPT).encode(), "sse": json.dumps({**PROMPT, "stream": True}).encode()}
 #: a stream is some twenty answers
 SHARE = {"json": 1.0, "sse": 0.25}
-WIDTHS = (10, 6, 8, 9, 9, 11, 8, 8, 8)
 #: what the wait is compared with, by kind and number of callers
 Waits = dict[tuple[str, int], tuple[float, float]]
 
@@ -42,11 +34,14 @@ class Failed(Exception):
 
 
 def main() -> None:
+    if "--soak" in sys.argv:
+        soak.main()
+        return
     rivals, only = "--rivals" in sys.argv, _only()
     port = free_port()
     cores = sorted(os.sched_getaffinity(0))
     with running([sys.executable, "-m", "benchmarks.upstream", str(port)], port) as upstream:
-        _pin(upstream, cores[-1])
+        pin(upstream, cores[-1])
         waits: Waits = {}
         print(
             f"{'':>10}{'':>6}{'callers':>8}{'answers':>9}{'CPU ms':>9}{'added p50':>11}{'p99':>8}{'/s':>8}{'RSS MB':>8}"
@@ -54,6 +49,7 @@ def main() -> None:
         for name, start in chosen(rivals=rivals):
             if name in ("direct", *only) or not only:
                 _measure(start, port, cores, waits)
+    leaving.main()
 
 
 def _only() -> list[str]:
@@ -63,7 +59,7 @@ def _only() -> list[str]:
 def _measure(start: Start, upstream: int, cores: list[int], waits: Waits) -> None:
     with start(upstream) as contender:
         if contender.pid:
-            _pin(contender.pid, cores[0])
+            pin(contender.pid, cores[0])
         for kind, callers in product(BODIES, CALLERS):
             try:
                 _row(contender, kind, callers, waits)
@@ -108,10 +104,3 @@ async def _load(contender: Contender, kind: str, callers: int, count: int) -> tu
         begun = time.perf_counter()
         await asyncio.gather(*(caller() for _ in range(callers)))
         return taken, time.perf_counter() - begun
-
-
-def _pin(pid: int, core: int) -> None:
-    """Every thread of the processes: affinity belongs to threads, and those that run already keep theirs."""
-    for one in tree(pid):
-        for thread in Path(f"/proc/{one}/task").iterdir():
-            os.sched_setaffinity(int(thread.name), {core})

@@ -36,6 +36,13 @@ def rss_mb(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+def pin(pid: int, core: int) -> None:
+    """Every thread of the processes: affinity belongs to threads, and those that run already keep theirs."""
+    for one in tree(pid):
+        for thread in Path(f"/proc/{one}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), {core})
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""A model that answers at once, one kilobyte or 20 chunks: a fake at the edge, for measuring what is between."""
+"""A model that answers at once, one kilobyte or 20 chunks, and what it is asked: a fake, to measure what is between."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ import sys
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+PROMPT = {
+    "model": "bench",
+    "messages": [
+        {"role": "system", "content": "You help the finance team. " * 16},
+        {"role": "user", "content": "Draft a note that asks for confirmation of the Q1 cloud budget. " * 6},
+    ],
+}
+BODIES = {"json": json.dumps(PROMPT).encode(), "sse": json.dumps({**PROMPT, "stream": True}).encode()}
 CHUNKS = 20
 _ABOUT = {"id": "chatcmpl-1", "created": 1, "model": "bench"}
 ANSWER = json.dumps(

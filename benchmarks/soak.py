@@ -1,0 +1,69 @@
+"""The gateway under load for minutes: whether its memory stays flat and its CPU the same, minute by minute.
+
+Callers send JSON and streams, and some of them leave theirs in the middle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+
+import aiohttp
+
+from benchmarks.contenders import Contender, checkrein
+from benchmarks.processes import cpu_seconds, free_port, pin, rss_mb, running
+from benchmarks.upstream import BODIES
+
+CALLERS = 16
+MINUTES = 10
+#: of so many requests one is a stream, and of so many streams one is left in the middle
+STREAMS, LEAVES = 4, 10
+
+
+def main() -> None:
+    port, cores = free_port(), sorted(os.sched_getaffinity(0))
+    print(f"\n{CALLERS} callers for {MINUTES} minutes")
+    print(f"{'minute':>8}{'answers':>9}{'CPU ms':>9}{'p50 ms':>8}{'p99':>8}{'RSS MB':>8}")
+    with running([sys.executable, "-m", "benchmarks.upstream", str(port)], port) as upstream, checkrein(port) as ours:
+        pin(upstream, cores[-1])
+        pin(ours.pid, cores[0])
+        for minute in range(1, MINUTES + 1):
+            before = cpu_seconds(ours.pid)
+            taken = asyncio.run(_load(ours, time.monotonic() + 60))
+            cpu_ms = (cpu_seconds(ours.pid) - before) * 1000 / len(taken)
+            taken.sort()
+            print(
+                f"{minute:>8}{len(taken):>9}{cpu_ms:>9.3f}{statistics.median(taken):>8.1f}"
+                f"{taken[int(len(taken) * 0.99)]:>8.1f}{rss_mb(ours.pid):>8.1f}",
+                flush=True,
+            )
+
+
+async def _load(contender: Contender, until: float) -> list[float]:
+    """Milliseconds of each request."""
+    taken: list[float] = []
+    numbers = itertools.takewhile(lambda _: time.monotonic() < until, itertools.count())
+    headers = {**contender.headers, "content-type": "application/json"}
+    connector = aiohttp.TCPConnector(limit=CALLERS)
+    async with aiohttp.ClientSession(contender.url, connector=connector, headers=headers) as session:
+        await asyncio.gather(*(_caller(session, numbers, taken) for _ in range(CALLERS)))
+    return taken
+
+
+async def _caller(session: aiohttp.ClientSession, numbers: Iterator[int], taken: list[float]) -> None:
+    for number in numbers:
+        begun = time.perf_counter()
+        kind = "json" if number % STREAMS else "sse"
+        async with session.post("/v1/chat/completions", data=BODIES[kind]) as reply:
+            reply.raise_for_status()
+            if kind == "sse" and number % (STREAMS * LEAVES) == 0:
+                await reply.content.readany()
+                reply.close()
+            else:
+                await reply.read()
+        taken.append((time.perf_counter() - begun) * 1000)
