@@ -174,6 +174,18 @@ def test_what_is_encoded_too_deeply_is_opaque() -> None:
     assert detect_json(nested)["opaque"] == 1
 
 
+def test_a_name_that_is_encoded_too_deeply_is_opaque_in_every_request() -> None:
+    name = "abcdefghijkl"
+    for _ in range(5):
+        name = encoded(name).rstrip("=")
+    assert name.isidentifier()
+    assert [detect_json({name: 1}), detect_json({name: 1})] == [{"opaque": 1}] * 2
+
+
+def test_a_name_that_is_a_secret_is_found_in_every_request() -> None:
+    assert [detect_json({KEY: 1}), detect_json({KEY: 1})] == [{"secret.github_token": 1}] * 2
+
+
 def test_texts_that_are_nested_as_deeply_as_can_be_are_opaque_and_no_error() -> None:
     nested: object = EMAIL
     for _ in range(LEVELS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from checkrein.compose import load_bundle
 from checkrein.model import Action, BadRequest, Decision, Outcome, Request, Resource, Subject
+from checkrein.model.usage import Usage, Used
 from checkrein.policy.bundle import Bundle
 from checkrein.services.pdp import Asked, Pdp
 from checkrein.services.turns import TURN, Turns
@@ -93,6 +95,63 @@ def test_roles_and_labels_of_the_deployment_count(folder: Path, facts: Facts):
     assert pdp.decide(Asked(read("bob"))).outcome is Outcome.ALLOW
     facts.given = ("top-secret",)
     assert pdp.decide(Asked(read("bob"))).policies == ("no-secrets",)
+
+
+DEPENDS = """
+@id("answers") @owner("a") @reason("answers") permit (principal, action == Action::"prompt", resource);
+@id("not-eve") @owner("a") @reason("not eve") forbid (principal == User::"eve", action == Action::"prompt", resource);
+@id("not-new") @owner("a") @reason("not new") forbid (principal, action == Action::"prompt", resource == Model::"new");
+@id("not-bot") @owner("a") @reason("not bot") forbid (principal, action == Action::"prompt", resource)
+when { context.agent.id == "bot" };
+@id("by-day") @owner("a") @reason("by day") forbid (principal, action == Action::"prompt", resource)
+when { context.time.hour < 6 };
+@id("finance") @owner("a") @reason("finance") @outcome("redact") @redact("pii")
+forbid (principal in Role::"finance", action == Action::"prompt", resource);
+@id("labelled") @owner("a") @reason("labelled") forbid (principal, action == Action::"prompt", resource)
+when { context.labels.contains("top-secret") || context.labels.contains("pii.card") };
+@id("spent") @owner("a") @reason("spent") forbid (principal, action == Action::"prompt", resource)
+when { context.usage.requests_minute > 5 };
+"""
+
+
+def test_an_answer_is_decided_as_if_none_like_it_had_been_decided_before(folder: Path, facts: Facts):
+    (folder / "policies/main.cedar").write_text(DEPENDS)
+    bundle = load_bundle(folder)
+    asked = [
+        (
+            Request(
+                Subject("user", who),
+                Action("prompt", {"direction": "answer", "input": {"model": model, "chars": 0, "found": found}}),
+                Resource("model", model),
+                {"agent": {"id": agent}},
+            ),
+            labels,
+            NOON_US + hours * 3_600_000_000,
+            Usage(subject=Used(requests_minute=used)),
+        )
+        for who, model, agent, found, labels, hours, used in itertools.product(
+            ("alice", "bob", "eve"),
+            ("old", "new"),
+            ("bot", "aide"),
+            ({}, {"pii.card": 1}),
+            ((), ("top-secret",)),
+            (0, 1, 8),
+            (5, 6),
+        )
+    ]
+    old = Pdp(bundle, facts, Clock(), environment="test", turns=Turns())
+    outcomes = set()
+    for request, facts.given, now_us, usage in [*asked, *asked]:
+        new = Pdp(bundle, facts, Clock(), environment="test", turns=Turns())
+        made, alone = (
+            msgspec.structs.replace(
+                pdp.decide(Asked(request, usage=usage), now_us=now_us, trace_id="0"), evaluation_id=""
+            )
+            for pdp in (old, new)
+        )
+        assert made == alone
+        outcomes.add((made.outcome, made.policies))
+    assert len(outcomes) > 8
 
 
 def test_a_turn_that_is_not_open_is_denied_whatever_policy_says(pdp: Pdp):

@@ -10,6 +10,7 @@
           `openclaw_process` runs it, `openclaw_observer` watches it
 `python`  `@governed` for functions
 `http`    the `Upstream` port over aiohttp; `addresses` says where a name may lead
+`patience` a limit to waiting, for what nearly never waits
 `answerers` what answers golden cases: models, functions, commands
 `oidc`    people as OpenID Connect issuers know them; `tokens` says what a token must hold
 `smtp`    messages by mail; `slack` messages into a channel

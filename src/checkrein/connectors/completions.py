@@ -213,6 +213,10 @@ def read_call(kind: str, piece: Json) -> Call:
 
 def _objects(value: object, what: str) -> list[Json]:
     items = [] if value is None else value
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise unreadable(f"{what} that cannot be read")
-    return items
+    if isinstance(items, list):
+        for item in items:
+            if not isinstance(item, dict):
+                break
+        else:
+            return items
+    raise unreadable(f"{what} that cannot be read")

@@ -19,6 +19,7 @@ from yarl import URL
 
 from checkrein import __version__
 from checkrein.connectors.addresses import ForbiddenAddress, Network, Resolver, admits, networks, written_out
+from checkrein.connectors.patience import within
 from checkrein.model import BadRequest, ConfigError, UpstreamUnavailable, UpstreamUnreachable
 from checkrein.ports import Reply
 
@@ -34,6 +35,8 @@ _DOTS = re.compile(r"/(?:\.|%2[Ee]){1,2}(?:/|\?|$)")
 # Servers commonly drop an idle connection after 5 s; ours must go first, or a POST meets a closed door.
 _KEEPALIVE_S = 4.0
 _ONE_WRITE = 256 * 1024
+#: paths whose address is remembered
+_URLS = 64
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +75,8 @@ class HttpUpstream:
         self._max_connections = max_connections
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
+        #: the address at each path that was asked for before
+        self._urls: dict[str, URL] = {}
 
     @property
     def name(self) -> str:
@@ -145,11 +150,18 @@ class HttpUpstream:
         return self._session
 
     def _url(self, path: str) -> URL:
+        known = self._urls.get(path)
+        if known is not None:
+            return known
         if not _PATH.fullmatch(path) or _DOTS.search(path):
             raise BadRequest("the path cannot be sent to an upstream", hint="send an absolute path without dots")
         if self._base.endswith("/v1") and path.startswith("/v1/"):
-            path = path.removeprefix("/v1")
-        return URL(self._base + path, encoded=True)
+            url = URL(self._base + path.removeprefix("/v1"), encoded=True)
+        else:
+            url = URL(self._base + path, encoded=True)
+        if len(self._urls) < _URLS:
+            self._urls[path] = url
+        return url
 
     def _outgoing(self, headers: Mapping[str, str]) -> dict[str, str]:
         sent: dict[str, str] = {}
@@ -185,9 +197,9 @@ class _HttpReply:
         self.status = response.status
         self.headers: Mapping[str, str] = MappingProxyType(
             {
-                name.lower(): value
-                for name, value in response.headers.items()
-                if name.lower() in REPLY_HEADERS or name.lower().startswith("x-ratelimit-")
+                name: value
+                for name, value in ((name.lower(), value) for name, value in response.headers.items())
+                if name in REPLY_HEADERS or name.startswith("x-ratelimit-")
             }
         )
 
@@ -199,8 +211,7 @@ class _HttpReply:
                 left = self._deadline - clock()
                 if left <= 0:  # a flood never waits, so no timer would end it
                     raise TimeoutError
-                async with asyncio.timeout(min(idle, left)):
-                    chunk = await content.readany()
+                chunk = await within(min(idle, left), content.readany())
                 if not chunk:
                     return
                 yield chunk

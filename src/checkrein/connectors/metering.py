@@ -7,7 +7,7 @@ of its answer or of the last chunk of a stream; where it does not, that is guess
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 import msgspec
@@ -128,27 +128,19 @@ class Meter:
                 self._usage = found
 
 
-def _said(body: Mapping[str, object]) -> int:
+def _said(value: object) -> int:
     """Tokens of everything a request says."""
-    return sum(_of(text) for text in _texts(body))
+    if isinstance(value, str):
+        return _of(value)
+    if isinstance(value, dict | list):
+        return sum([_said(item) for item in (value.values() if isinstance(value, dict) else value)])
+    return 0
 
 
 def _of(text: str) -> int:
     if text.startswith("data:"):
         return _ATTACHED
     return -(-len(text) // _PER_TOKEN) if text.isascii() else len(text)
-
-
-def _texts(body: Mapping[str, object]) -> Iterator[str]:
-    stack: list[object] = [body]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, Mapping):
-            stack.extend(value.values())
-        elif isinstance(value, list):
-            stack.extend(value)
 
 
 def _allowed(body: Mapping[str, object], otherwise: int) -> int:

@@ -14,6 +14,7 @@
 `stream`      a text, whole or in pieces -> the same with stable placeholders for its spans
 `redact`      the same for JSON values
 `spoken`      a text in pieces, read as `redact` reads it whole: JSON within it too
+`quiet`       whether nothing is found in a JSON value, by one look at all of its texts
 `disguise`    what a text says in other forms: `escapes`, base64; `forms` reads them in a text that comes in pieces
 `restore`     placeholders -> values, for targets that may see them; also as a stream
 `names`       which names of people, agents, tools may not be recorded

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from functools import lru_cache
 
@@ -21,8 +21,10 @@ from checkrein.model.usage import NANO, Usage, Used
 from checkrein.policy.entities import Entities, Entity
 from checkrein.policy.manifest import Manifest, Resolved
 from checkrein.policy.schema import CEDAR_TYPES, SUBJECT_ATTRIBUTES, USED, action_entity
-from checkrein.policy.values import MAX_LONG, MIN_LONG, Uid, Value
+from checkrein.policy.values import MAX_LONG, MIN_LONG, Read, Uid, Value
 
+#: policies see no more of the time than the hour
+HOUR_US = 3_600_000_000
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _PRINCIPALS = {"user": "User", "agent": "Agent", "service": "Service"}
@@ -90,7 +92,7 @@ def question(
     labels = sorted({*classified.labels, *situation.labels})
     context: dict[str, object] = {
         "agent": _agent(request),
-        "time": _time(situation.now_us),
+        "time": _time(situation.now_us // HOUR_US),
         "risk": {"level": classified.risk.level.value, "score": classified.risk.score},
         "labels": labels,
         "usage": _usage(Usage.claimed(request.context.get("usage")) if situation.usage is None else situation.usage),
@@ -151,22 +153,27 @@ def _agent(request: Request) -> dict[str, str]:
     return {name: text for name, text in agent.items() if text or name == "id"}
 
 
-def _time(now_us: int) -> dict[str, object]:
-    moment = _EPOCH + datetime.timedelta(microseconds=now_us)
-    return {"hour": moment.hour, "weekday": _WEEKDAYS[moment.weekday()], "date": moment.date().isoformat()}
-
-
-def _usage(usage: Usage) -> dict[str, object]:
-    return {**_used(usage.subject), "agent": _used(usage.agent), "key": _used(usage.key)}
+@lru_cache(maxsize=16)
+def _time(hour: int) -> Read:
+    """An hour, counted since 1970, as policies see it."""
+    moment = _EPOCH + datetime.timedelta(hours=hour)
+    return Read({"hour": moment.hour, "weekday": _WEEKDAYS[moment.weekday()], "date": moment.date().isoformat()})
 
 
 @lru_cache(maxsize=1024)
-def _used(used: Used) -> Mapping[str, object]:
+def _usage(usage: Usage) -> Read:
+    return Read({**_used(usage.subject), "agent": _used(usage.agent), "key": _used(usage.key)})
+
+
+@lru_cache(maxsize=1024)
+def _used(used: Used) -> Read:
     """An account in Cedar's numbers; money is rounded up to the four places that there are."""
-    return {
-        name: _decimal(Decimal(-(-value * 10_000 // NANO)) / 10_000) if USED[name] == "decimal" else value
-        for name, value in msgspec.structs.asdict(used).items()
-    }
+    return Read(
+        {
+            name: _decimal(Decimal(-(-value * 10_000 // NANO)) / 10_000) if USED[name] == "decimal" else value
+            for name, value in msgspec.structs.asdict(used).items()
+        }
+    )
 
 
 def _prompt_input(request: Request) -> dict[str, object]:
@@ -179,7 +186,7 @@ def _prompt_input(request: Request) -> dict[str, object]:
         said = body.get("chars")
         chars = said if isinstance(said, int) else 0
     else:
-        chars = sum(_lengths(body if messages is None else messages))
+        chars = _length(body if messages is None else messages)
     return {
         "model": model if isinstance(model, str) else request.resource.id,
         "chars": chars,
@@ -188,15 +195,13 @@ def _prompt_input(request: Request) -> dict[str, object]:
     }
 
 
-def _lengths(value: object) -> Iterator[int]:
+def _length(value: object) -> int:
+    """How many characters there are in all texts of a value."""
     if isinstance(value, str):
-        yield len(value)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _lengths(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _lengths(item)
+        return len(value)
+    if isinstance(value, dict | list | tuple | Mapping):
+        return sum([_length(item) for item in (value.values() if isinstance(value, Mapping) else value)])
+    return 0
 
 
 def _input(request: Request, manifest: Manifest | None) -> dict[str, object]:
@@ -213,15 +218,14 @@ def _input(request: Request, manifest: Manifest | None) -> dict[str, object]:
 
 def _numbers(value: object) -> None:
     """Refuse numbers that two readers of the same request could take for different ones."""
+    if isinstance(value, str):  # most are
+        return
     if isinstance(value, float) and not math.isfinite(value):
         raise BadRequest("a number is not finite", hint="send a finite number or leave it out")
     if isinstance(value, int) and not MIN_LONG <= value <= MAX_LONG:
         raise BadRequest("an integer is beyond 64 bits", hint="send it as text")
-    if isinstance(value, Mapping):
-        for item in value.values():
-            _numbers(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
+    if isinstance(value, dict | list | tuple | Mapping):
+        for item in value.values() if isinstance(value, Mapping) else value:
             _numbers(item)
 
 

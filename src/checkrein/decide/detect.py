@@ -9,7 +9,7 @@ numbers.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import re2
@@ -143,20 +143,26 @@ def detect(
     return tuple(Span(*span) for span in sorted(passes.found.values()) if span.cls != TOKEN.cls)
 
 
-def texts(value: object, field: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in a JSON value with the name it stands under: strings, member names, long numbers."""
+def texts(value: object) -> list[str]:
+    """Every text in a JSON value: strings, member names, long numbers."""
+    found: list[str] = []
+    _collect(value, "", found)
+    return found
+
+
+def _collect(value: object, field: str, found: list[str]) -> None:
     if isinstance(value, str):
-        yield value, field
-    elif isinstance(value, Mapping):
+        found.append(value)
+    elif isinstance(value, dict | Mapping):
         for name, item in value.items():
             key = str(name)
-            yield key, ""
-            yield from texts(item, key)
+            found.append(key)
+            _collect(item, key, found)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from texts(item, field)
+            _collect(item, field, found)
     elif text := number_text(value, field, BUILT_IN):
-        yield text, field
+        found.append(text)
 
 
 def number_text(value: object, field: str, detectors: Detectors) -> str:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from checkrein.decide.detect import Detectors, Span, context_of, covers
-from checkrein.decide.escapes import SIGNS, unescape
+from checkrein.decide.escapes import SIGNS, escaped, unescape
 from checkrein.decide.fold import image
 from checkrein.decide.passes import without_tokens
 from checkrein.decide.patterns import latin
@@ -123,6 +123,13 @@ class Reading:
         if self._left < 0:
             self.opaque = True
         return self._left >= 0
+
+
+def hides(data: bytes) -> bool:
+    """Whether something in an image may stand there in another form."""
+    if escaped(data) or (_AT_OR_DOT.search(data) and _IN_WORDS.search(data)):
+        return True
+    return bool(_LONG.search(data)) and any(_said(match.group()) is not None for match in _RUN.finditer(data))
 
 
 def disguised(text: str, classes: tuple[str, ...], detectors: Detectors, field: str = "") -> tuple[list[Span], bool]:

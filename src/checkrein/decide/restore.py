@@ -51,7 +51,7 @@ class Restore:
 def restorable(value: object, placeholders: Placeholders, classes: tuple[str, ...]) -> Counter[str]:
     """How many values of each class `restore_json` puts back."""
     counts: Counter[str] = Counter()
-    for text, _ in texts(value):
+    for text in texts(value):
         for match in TOKEN_TEXT.finditer(text) if "<" in text else ():
             cls, _ = placeholders.given(match.group()) or ("", "")
             counts[cls] += covers(classes, cls)

@@ -31,7 +31,7 @@ def told(body: Mapping[str, object], manifests: Manifests) -> tuple[str, tuple[s
             tool = str(message.get("name")) if message["role"] == "function" else tool
         else:
             continue
-        said += [text for text, _ in texts(content)]
+        said += texts(content)
         vouched += _vouched(content, tool, manifests)
     return "\n".join(said), tuple(dict.fromkeys(vouched))
 

@@ -38,7 +38,7 @@ class Placeholders:
         self._tokens: dict[tuple[str, str], str] = {}
         self._given: dict[str, tuple[str, str]] = {}
         self._taken: set[str] = set()
-        self._last: Counter[str] = Counter()
+        self._last: dict[str, int] = {}
         self.counts: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -54,8 +54,8 @@ class Placeholders:
             return known
         name = cls.rpartition(".")[2].upper()
         while True:
-            self._last[name] += 1
-            token = f"<{name}_{self._last[name]}>"
+            number = self._last[name] = self._last.get(name, 0) + 1
+            token = f"<{name}_{number}>"
             if token not in self._taken:
                 break
         self._taken.add(token)

@@ -15,7 +15,7 @@ import msgspec
 
 from checkrein.flow.approval import Approval, IllegalEvent
 from checkrein.model import Decision, Level, Request, Requirement, Subject
-from checkrein.model.json import canonical, fold
+from checkrein.model.json import fold_bytes
 from checkrein.model.requirement import Terms
 
 
@@ -117,7 +117,7 @@ def shape(request: Request) -> str:
         "scope": request.context.get("scope"),
         "environment": request.context.get("environment"),
     }
-    return hashlib.sha256(canonical(fold(fields))).hexdigest()
+    return hashlib.sha256(fold_bytes(fields)).hexdigest()
 
 
 def opened(id: str, approval: Approval, now_us: int) -> Grant | None:
@@ -174,4 +174,4 @@ def use(grant: Grant, now_us: int) -> Grant:
 
 
 def _text(value: object) -> bytes:
-    return canonical(fold({"value": value}))
+    return fold_bytes({"value": value})

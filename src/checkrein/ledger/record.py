@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from checkrein.model import LedgerInvalid
-from checkrein.model.json import MAX_INTEGER, canonical, fold
+from checkrein.model.json import MAX_INTEGER, canonical, fold_bytes
 
 #: version of the record format
 VERSION = 1
@@ -253,4 +253,4 @@ def _text(value: object) -> str | None:
 
 def commitment(key: bytes, value: object) -> str:
     """HMAC-SHA256 (hex) of any JSON value: proves later what was seen, tells nothing without the key."""
-    return hmac.new(key, canonical(fold(value)), hashlib.sha256).hexdigest()
+    return hmac.new(key, fold_bytes(value), hashlib.sha256).hexdigest()

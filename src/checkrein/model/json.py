@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -125,26 +125,28 @@ def canonical(value: object) -> bytes:
 
 
 def _admit(value: Any) -> None:
-    # on the path of every record: exact types first, `isinstance` against an ABC is ten times slower
+    # on the path of every record: exact types, for `isinstance` of an ABC is far slower, and no call for a plain value
     kind = type(value)
-    if kind is str:
-        if not value.isascii():
-            value.encode("utf-8")  # a lone surrogate raises UnicodeEncodeError
-    elif kind is dict:
-        for key, item in value.items():
+    items: Iterable[Any] = (value,)
+    if kind is dict:
+        for key in value:
             if type(key) is not str or not key.isascii():
                 raise ValueError(f"the key {key!r} is not ASCII text")
-            if type(item) is not str or not item.isascii():  # most are, and a call costs more than the test
-                _admit(item)
+        items = value.values()
     elif kind is list or kind is tuple:
-        for item in value:
-            if type(item) is not str or not item.isascii():
-                _admit(item)
-    elif kind is int:
-        if not -MAX_INTEGER <= value <= MAX_INTEGER:
-            raise ValueError("an integer beyond 2^53-1 has no place in a record")
-    elif value is not None and kind is not bool:
-        _admit(_plain(value))
+        items = value
+    for item in items:
+        kind = type(item)
+        if kind is str:
+            if not item.isascii():
+                item.encode("utf-8")  # a lone surrogate raises UnicodeEncodeError
+        elif kind is dict or kind is list or kind is tuple:
+            _admit(item)
+        elif kind is int:
+            if not -MAX_INTEGER <= item <= MAX_INTEGER:
+                raise ValueError("an integer beyond 2^53-1 has no place in a record")
+        elif item is not None and kind is not bool:
+            _admit(_plain(item))
 
 
 def _plain(value: object) -> object:
@@ -160,27 +162,39 @@ def _plain(value: object) -> object:
     raise ValueError(f"a {type(value).__name__} has no place in a record")
 
 
-def fold(value: object) -> object:
+def fold(value: Any) -> object:
     """The same JSON value with what `canonical` does not admit written as tagged text.
 
     Used for digests of foreign JSON (arguments, prompts): floats become `["float", repr]`, big integers
     `["int", digits]`, an object `["object", [[key, value], ...]]` with sorted keys. It is injective, so two
     different values never share a digest.
     """
+    kind = type(value)
+    if kind is str:
+        return ["hex", value.encode("utf-8", "surrogatepass").hex()] if _lonely(value) else ["text", value]
+    if kind is dict or isinstance(value, Mapping):
+        return ["object", [[fold(key), fold(value[key])] for key in sorted(value)]]
+    if kind is list or isinstance(value, list | tuple):
+        return ["list", [fold(item) for item in value]]
     if isinstance(value, float):
         return ["float", repr(value)]
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_INTEGER:
-        return ["int", str(value)]
+    if isinstance(value, int) and kind is not bool:
+        return int(value) if abs(value) <= MAX_INTEGER else ["int", str(value)]
     if isinstance(value, str):
-        return ["hex", value.encode("utf-8", "surrogatepass").hex()] if _lonely(value) else ["text", value]
-    if isinstance(value, Mapping):
-        return ["object", [[fold(key), fold(value[key])] for key in sorted(value)]]
-    if isinstance(value, list | tuple):
-        return ["list", [fold(item) for item in value]]
-    return value
+        return fold(str.__str__(value))
+    if value is None or kind is bool:
+        return value
+    raise ValueError(f"a {kind.__name__} has no place in a record")
+
+
+def fold_bytes(value: object) -> bytes:
+    """`canonical` of the folded value; raises `ValueError` for what is no JSON."""
+    return _encoder.encode(fold(value))
 
 
 def _lonely(text: str) -> bool:
+    if text.isascii():
+        return False
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -7,6 +7,7 @@ set goes through `key` first.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
@@ -136,6 +137,8 @@ def from_json(value: object, depth: int = MAX_DEPTH) -> Value:
         return _long(value)  # type: ignore[arg-type]
     if kind is bool:
         return value  # type: ignore[return-value]
+    if kind is Read:
+        return value.value  # type: ignore[attr-defined,no-any-return]
     if depth <= 0:
         raise BadRequest(f"a value is nested deeper than {MAX_DEPTH} levels", hint="flatten it")
     if kind is dict or isinstance(value, Mapping):
@@ -168,6 +171,22 @@ def record_from_json(value: Mapping[str, object], depth: int = MAX_DEPTH) -> dic
         elif kind is not bool:
             record[name] = from_json(item, depth - 1)
     return record
+
+
+class Read(dict[str, object]):
+    """A record in Cedar's JSON form that stands in many requests, with its `value`, which is read once.
+
+    Nobody may change it; a deep copy is an ordinary record.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self, record: Mapping[str, object]) -> None:
+        super().__init__(record)
+        self.value = record_from_json(record)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> dict[str, object]:
+        return copy.deepcopy(dict(self), memo)
 
 
 def _set(items: Sequence[object], depth: int) -> frozenset[Key]:

@@ -30,7 +30,7 @@ from checkrein.flow.approval import (
 )
 from checkrein.ledger import Draft, Record
 from checkrein.model import Decision, NotFound, PolicyInvalid, Request, StoreConflict, StoreUnavailable
-from checkrein.model.json import MAX_INTEGER, canonical, dumps, fold
+from checkrein.model.json import MAX_INTEGER, dumps, fold_bytes
 from checkrein.model.people import People
 from checkrein.model.requirement import Terms, combine
 from checkrein.ports import Clock, Row, Save, Store, Unit
@@ -117,7 +117,7 @@ def _context(approval: Approval) -> Mapping[str, object]:
 
 def shown_hash(approval: Approval) -> str:
     """SHA-256 (hex) of the view."""
-    return hashlib.sha256(canonical(fold(view(approval)))).hexdigest()
+    return hashlib.sha256(fold_bytes(view(approval))).hexdigest()
 
 
 def _age(approval: Approval) -> tuple[int, str]:

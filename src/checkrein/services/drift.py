@@ -98,7 +98,7 @@ class Reader(msgspec.Struct, frozen=True):
 
 def _text(request: Request) -> str:
     """What a person would read of an action: every text in its arguments."""
-    return "\n".join(text for text, _ in detect.texts(request.action.input))
+    return "\n".join(detect.texts(request.action.input))
 
 
 # --- by itself

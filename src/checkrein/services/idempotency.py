@@ -27,7 +27,7 @@ import msgspec
 
 from checkrein.ledger.record import commitment
 from checkrein.model import BadRequest, CheckreinError, Decision, IdempotencyConflict, Request, StoreConflict
-from checkrein.model.json import canonical, fold
+from checkrein.model.json import fold_bytes
 from checkrein.model.retention import Retention
 from checkrein.ports import Clock, Payloads, Row, Save, Store, Unit
 
@@ -109,7 +109,7 @@ class Idempotency:
     def once_for(self, key: str, request: Request, *, caller: str, operation: str) -> Once:
         """`once` where there are no bytes: the request is what was sent, and its subject is part of the caller."""
         whose = msgspec.json.encode([caller, request.subject.type, request.subject.id]).decode()
-        return self.once(key, caller=whose, operation=operation, body=canonical(fold(msgspec.to_builtins(request))))
+        return self.once(key, caller=whose, operation=operation, body=fold_bytes(msgspec.to_builtins(request)))
 
     def item(self, once: Once, index: int) -> Once:
         """The key of one item of a batch."""

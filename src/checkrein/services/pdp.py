@@ -11,9 +11,9 @@ from time import perf_counter_ns
 import msgspec
 
 from checkrein.decide.classify import Classifier
-from checkrein.decide.context import Situation
+from checkrein.decide.context import HOUR_US, Situation
 from checkrein.decide.detect import Detectors
-from checkrein.decide.evaluate import PythonPolicy, evaluate
+from checkrein.decide.evaluate import NamedPolicy, PythonPolicy, evaluate
 from checkrein.decide.explain import explain
 from checkrein.decide.names import check_names
 from checkrein.decide.redact import Placeholders, redact_json
@@ -32,6 +32,9 @@ from checkrein.services.turns import TURN, Turn, Turns
 STABLE, CANARY = "stable", "canary"
 #: whoever runs the action can carry out whatever policy asks
 ANY = object()
+#: decisions about answers that one version remembers
+_REMEMBERED = 1024
+_encode = msgspec.msgpack.Encoder(order="sorted").encode
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -79,11 +82,40 @@ class Version(msgspec.Struct, frozen=True):
     classifier: Classifier
     #: whether a policy may look at `context.usage`
     asks_usage: bool
+    #: what is decided about answers before their first word, by all that it rests on
+    before_words: dict[bytes, Decision]
 
     @classmethod
     def of(cls, bundle: Bundle) -> Version:
         asks_usage = any("usage" in policy.text for policy in bundle.policies.policies)
-        return cls(bundle, Classifier(bundle.manifests), asks_usage)
+        return cls(bundle, Classifier(bundle.manifests), asks_usage, {})
+
+    def evaluate(self, request: Request, situation: Situation, python: tuple[NamedPolicy, ...]) -> Decision:
+        """See `decide.evaluate`. Each answer is asked about before its first word, and nearly all of these are one."""
+        place = _before_words(request, situation) if not python else None
+        made = self.before_words.get(place) if place else None
+        if made is None:
+            bundle, classifier = self.bundle, self.classifier
+            made = evaluate(request, bundle, situation, classifier=classifier, python_policies=python)
+            if place:
+                if len(self.before_words) >= _REMEMBERED:
+                    self.before_words.clear()
+                self.before_words[place] = made
+        return made
+
+
+def _before_words(request: Request, situation: Situation) -> bytes | None:
+    """All that the decision about an answer rests on, of which nothing is said yet; None for anything else.
+
+    Of the time policies see the hour.
+    """
+    if not request.is_answer or request.action.input.get("chars") or request.action.input.get("found"):
+        return None
+    at_hour = msgspec.structs.replace(situation, now_us=situation.now_us // HOUR_US)
+    try:
+        return _encode((request, at_hour))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return None
 
 
 class Trial(msgspec.Struct, frozen=True):
@@ -293,8 +325,7 @@ class Pdp:
 
     def _evaluate(self, version: Version, case: _Case, discharged: Discharge | None) -> Decision:
         situation = self._situation(case.request, case.turn, discharged, case.now_us, case.usage)
-        python = tuple(self._python)
-        made = evaluate(case.request, version.bundle, situation, classifier=version.classifier, python_policies=python)
+        made = version.evaluate(case.request, situation, tuple(self._python))
         if made.outcome is Outcome.REQUIRE_REVIEW and case.request.is_answer:
             reasons = (*made.reasons, "an answer cannot wait for people")
             return msgspec.structs.replace(made, outcome=Outcome.DENY, reasons=reasons, requirement=None)

@@ -19,7 +19,7 @@ from checkrein.flow.quota import Reservation
 from checkrein.ledger import Draft
 from checkrein.ledger.record import commitment
 from checkrein.model import Decision, Request
-from checkrein.model.json import JsonObject, canonical, fold
+from checkrein.model.json import JsonObject, fold_bytes
 from checkrein.model.request import ANSWER
 from checkrein.ports import PAYLOAD_ALG, Payload
 
@@ -31,7 +31,8 @@ MAX_NAMES = 100
 
 def cut(text: str) -> str:
     """Text that fits a record: valid UTF-8 and at most `MAX_TEXT` characters."""
-    text = text.encode("utf-8", "replace").decode("utf-8")
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode("utf-8")
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
 
@@ -47,7 +48,7 @@ def _action(request: Request) -> dict[str, object]:
 
 def arguments(request: Request) -> bytes:
     """The arguments as their commitment and their size in a record are made of them."""
-    return canonical(fold(request.action.input))
+    return fold_bytes(request.action.input)
 
 
 def payload_hmac(key: bytes, data: bytes) -> str:

@@ -79,7 +79,7 @@ class Speech:
         if again:
             found = Counter({cls: count for cls, count in found.items() if cls not in self.found})
         else:
-            self.chars += sum(len(text) for text, _ in texts(value))
+            self.chars += sum(map(len, texts(value)))
         clean = value
         if found or (again and self.found):
             self.note(found)

@@ -127,7 +127,7 @@ def _leads_away(value: object, approved: str) -> bool:
 
     A link could carry data out or lead people astray, and mail programs make links of bare names too.
     """
-    folded = [fold(text).encode("utf-8", "replace").decode("utf-8") for text, _ in texts(value)]
+    folded = [fold(text).encode("utf-8", "replace").decode("utf-8") for text in texts(value)]
     if any("://" in text or "www." in text for text in folded):
         return True
     hosts = {match.group().strip(".-") for text in folded for match in islice(_HOST.finditer(text), MAX_HOSTS + 1)}

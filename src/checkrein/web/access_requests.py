@@ -15,7 +15,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from checkrein.model import BadRequest, Caller, Permission, Request
-from checkrein.model.json import canonical, dumps, fold, load_object
+from checkrein.model.json import dumps, fold_bytes, load_object
 from checkrein.model.vocabulary import Vocabulary
 from checkrein.ports import Clock
 from checkrein.services.access_requests import AccessRefused, AccessRequests, Denial, task
@@ -79,7 +79,7 @@ class AccessRequestRoutes:
         denial = _denial(value.get("denial"))
         once = None
         if given:
-            same = canonical(fold(value))
+            same = fold_bytes(value)
             once = self._keys.once(given, caller=key.id, operation=REQUESTS, body=same)
         approval = await asyncio.to_thread(self._requests.submit, request, denial, once)
         return self._answer(http, approval.id, submitted=True)

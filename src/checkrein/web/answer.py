@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 from starlette.types import Message, Send
 
 from checkrein.connectors.metering import Meter
+from checkrein.connectors.patience import within
 from checkrein.connectors.stream import Stream
 from checkrein.model import CheckreinError, Decision
 from checkrein.model.json import dumps
@@ -109,8 +109,7 @@ class Answer:
     async def _patiently(self, message: Message) -> None:
         """Send it once the caller has taken what came before; raises `TooSlow` when it does not."""
         try:
-            async with asyncio.timeout(PATIENCE_S):
-                await self._send(message)
+            await within(PATIENCE_S, self._put(message))
         except TimeoutError:
             raise TooSlow("the caller does not read its answer") from None
 
@@ -147,6 +146,9 @@ class Answer:
             said = {"message": str(error), "type": "policy_denied", "code": "denied"}
         event = b"data: " + dumps({"error": said}) + b"\n\n"
         await self._patiently({"type": "http.response.body", "body": event, "more_body": False})
+
+    async def _put(self, message: Message) -> None:
+        await self._send(message)
 
     def _remember(self, part: bytes) -> None:
         left = self.keeps - len(self.said)

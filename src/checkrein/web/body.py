@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from starlette.datastructures import Headers
 from starlette.types import Receive
 
+from checkrein.connectors.patience import within
 from checkrein.model import BadRequest
 
 #: seconds a caller may take to send a body; a slower one is cut off
@@ -31,8 +30,7 @@ async def read(headers: Headers, receive: Receive, limit: int) -> bytes:
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)
     try:
-        async with asyncio.timeout(READ_TIMEOUT):
-            return await _all(receive, limit)
+        return await within(READ_TIMEOUT, _all(receive, limit))
     except TimeoutError as error:
         raise TooSlowly("the body took too long to arrive", hint="send it at once") from error
 
