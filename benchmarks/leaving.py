@@ -1,7 +1,7 @@
 """How long a model goes on after its caller has left: from the caller's close to the close of the upstream connection.
 
-The upstream stands in this process, so that one clock times both ends. It says one word of a stream, and then either
-nothing more, so that only the caller's own connection tells that nobody listens, or a word every few milliseconds.
+The upstream stands in this process, so that one clock times both ends. It begins a stream, and then says either nothing
+more, so that only the caller's own connection tells that nobody listens, or a few words every few milliseconds.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ class _Upstream(asyncio.Protocol):
         self._asked += data
         if found := _MARK.search(self._asked):
             self._number, self._asked = int(found[1]), b""
-            self._say(_HEAD)
+            self._transport.write(_HEAD)
+            self._say(STREAM[0])
 
-    def _say(self, before: bytes = b"") -> None:
+    def _say(self, event: bytes = STREAM[1]) -> None:
         if not self._transport.is_closing():
-            self._transport.write(before + b"%x\r\n%b\r\n" % (len(STREAM[1]), STREAM[1]))
+            self._transport.write(b"%x\r\n%b\r\n" % (len(event), event))
             if self._talks:
                 asyncio.get_running_loop().call_later(PAUSE_S, self._say)
 
@@ -53,7 +54,7 @@ class _Upstream(asyncio.Protocol):
 
 
 class _Caller(asyncio.Protocol):
-    """Asks for a stream and hears its first word."""
+    """Asks for a stream and hears its first event."""
 
     def __init__(self, request: bytes) -> None:
         self._request = request
@@ -100,7 +101,7 @@ async def _measured(what: str, *, talks: bool) -> None:
 
 
 async def _leave(contender: Contender, number: int) -> float:
-    """Ask for a stream, hear its first word and go; when that was."""
+    """Ask for a stream, hear its first event and go; when that was."""
     prompt = {"model": "bench", "stream": True, "messages": [{"role": "user", "content": f"stream number {number}."}]}
     body = json.dumps(prompt).encode()
     where = contender.url.removeprefix("http://")
