@@ -87,7 +87,9 @@ async def raw(server: str, key: str, *headers: str) -> int:
     lines = ["GET /healthz HTTP/1.1", f"Authorization: Bearer {key}", "Connection: close", *headers]
     writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
     status = int((await reader.readline()).split()[1])
+    await reader.read()
     writer.close()
+    await writer.wait_closed()
     return status
 
 
