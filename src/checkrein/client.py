@@ -53,7 +53,7 @@ class Client:
         self._key = (api_key or _setting("CHECKREIN_API_KEY")).strip()
         self._timeout = timeout
         if not self._key:
-            raise ConfigError("no api key", hint="set CHECKREIN_API_KEY, or pass `api_key=`")
+            raise ConfigError("no api key", hint="set CHECKREIN_API_KEY; in Python, `api_key=` does too")
         if not self._key.isascii() or not self._key.isprintable():
             raise ConfigError("the api key holds characters that no key has", hint="copy it again: `crk_...`")
 

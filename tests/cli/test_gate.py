@@ -294,6 +294,8 @@ def test_a_policy_folder_is_judged_by_its_golden_actions(folder: Path, agents: P
     began = cli("rollout", "start", candidate, "--verdict", verdict["id"], "--dir", folder)
     assert began.code == 0, began.err
     assert cli("rollout", "abort", "--dir", folder).code == 0
+    told = cli("gate", "run", "--challenger", candidate, "--dir", folder).err
+    assert f"checkrein rollout start {candidate} --verdict gat_" in told
 
     policies.write_text(policies.read_text().replace('contains("tool:transfer_funds")', 'contains("nothing")'))
     ran = cli("gate", "run", "--challenger", candidate, "--dir", folder, "-o", "json")

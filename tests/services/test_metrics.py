@@ -118,7 +118,7 @@ def test_an_action_that_waited_and_ran_in_the_end_is_one_action_in_the_review_lo
     write(store, decision(11), approval("requested", "pending", action="rollout.loosen"))
     found = measured(store, "review_load", review_load=20)
     assert (found.value, found.standing) == (12.5, Standing.MET)
-    assert found.how == "1 reviews of 8 actions with side effects"
+    assert found.how == "people were asked about 1 of 8 actions with side effects"
 
 
 def test_a_review_that_ends_as_it_was_asked_for_was_a_wrongful_interruption(store: MemoryStore):
@@ -143,7 +143,7 @@ def test_a_review_in_which_people_edited_the_action_was_of_use_and_is_one_review
     system.approvals.vote(edited.id, voter="carol", approve=True, auth="tests")
     found = {each.name: each for each in system.measured().measures}
     assert found["wrongful_interruptions"].value == 0
-    assert found["review_load"].how == "1 reviews of 1 actions with side effects"
+    assert found["review_load"].how == "people were asked about 1 of 1 actions with side effects"
 
 
 def test_latency_is_told_by_nearest_ranks(store: MemoryStore):

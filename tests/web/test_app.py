@@ -139,6 +139,7 @@ async def test_what_is_not_declared_as_json_is_415(http: aiohttp.ClientSession, 
 async def test_what_is_not_there_is_404_in_the_words_of_its_protocol(http: aiohttp.ClientSession, key: str):
     async with http.get("/nothing/here", headers=bearer(key)) as reply:
         assert (reply.status, reply.content_type) == (404, "application/problem+json")
+        assert "/openapi.json" in (await reply.json())["detail"]
     for path in ("/v1/nothing", "/v1/chat/completions/", "/v1/"):
         async with http.post(path, headers=bearer(key), json={}) as reply:
             error = (await reply.json())["error"]

@@ -6,13 +6,21 @@
 `folder`     init, check, test, doctor
 `run`        demo, serve
 `decide`     decide
-`approvals`  approvals list, show; in `votes` approve, deny, edit; in `standing` what holds longer; `emergency`, `watch`
+`approvals`  approvals list, show; in `votes` approve, deny, edit; in `standing` what holds longer;
+             `emergency`, `watch`; `approval_view` is what people read before they vote
 `desk`       where those work: the store of this machine, or (`remote`) a server
 `audit`      audit list, show, verify; activity
 `tail`       audit tail
-`exports`    audit export
+`exports`    audit export; `evidence` for people who do not trust us: prove, checkpoint, consistency, witness,
+             verifier
+`privacy`    audit erase, hold, sweep
 `filters`    the filters that these share
 `control`    kill, revive, killed, limits
+`metrics`    metrics
+`policies`   explain, fmt
+`analysis`   diff, and what check says of rules that cannot work
+`replay`     replay
+`openclaw`   openclaw setup, run, status, release
 `keys`       keys create, list, rotate, revoke, rotate-signer
 `bundle`     bundle build, sign, verify, show
 `webhooks`   webhooks list, test, retry

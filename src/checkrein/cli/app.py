@@ -49,7 +49,7 @@ EPILOG = (
     examples(
         "checkrein demo                            see it work, with nothing set up",
         "checkrein init governance                 write policies that work",
-        "checkrein keys create bot --dir governance",
+        "checkrein keys create bot --owner alice --roles staff --dir governance",
         "checkrein serve --dir governance          govern what comes through",
     )
     + "\n\n\b\nExit codes:\n"

@@ -73,7 +73,7 @@ def init(folder: Folder = None, dir: Dir = HERE, data: Data = None, output: Form
     say("next:")
     say(f"  checkrein check {place}      the policies hold together")
     say(f"  checkrein test {place}       they decide as their tests say")
-    say(f"  checkrein keys create my-agent {where}")
+    say(f"  checkrein keys create my-agent --owner alice --roles staff {where}")
     say(f"  checkrein serve {where}")
 
 

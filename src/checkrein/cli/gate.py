@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -108,7 +109,7 @@ def run(
     for path in report or ():
         path.write_bytes(FORMS[path.suffix](made, answers))
         say(f"wrote {path}")
-    _show(made, answers, output)
+    _show(made, answers, output, challenger, dir)
     raise typer.Exit(_EXITS[made.verdict.outcome.value])
 
 
@@ -232,7 +233,7 @@ def _judge(answerer: Answerer) -> Judge:
     return holds
 
 
-def _show(made: Report, answers: Answers, output: Output) -> None:
+def _show(made: Report, answers: Answers, output: Output, what: str, dir: Path) -> None:
     import msgspec
 
     from checkrein.services.verdicts import told
@@ -253,7 +254,8 @@ def _show(made: Report, answers: Answers, output: Output) -> None:
     emit(plain(f"{_name(made.challenger)} against {_name(made.champion)}, {made.cases} golden cases"))
     emit(f"{made.id}: {told(made)}")
     if made.verdict.outcome.value == "promote" and made.kind != "agent":
-        say(f"roll it out: checkrein rollout start ... --verdict {made.id}")
+        what = quote(what) if made.kind == "policy" else f"--upstream {made.champion} --to {made.challenger}"
+        say(f"roll it out: checkrein rollout start {what} --verdict {made.id} --dir {quote(str(dir))}")
 
 
 @app.command(

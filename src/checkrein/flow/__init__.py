@@ -8,8 +8,9 @@
 `emergency` break-glass, and the review it leaves
 `grant`     a standing, bounded permission that people gave
 `promotion` the verdict of a gate, from figures; `limits` is what a challenger must keep
+`quota`     what somebody used, and whether they may use more
 `rollout`   traffic on its way from a stable arm to a canary, and back; `window` is what was counted of both
 
-An illegal event raises and changes nothing. The diagrams in `docs/flow.md` are drawn from the tables. Who calls
+An illegal event raises and changes nothing. `diagram` draws `docs/flow.md` from the tables. Who calls
 the disk, the network and the clock is `services`. Start with `action`.
 """

@@ -182,4 +182,6 @@ def _finite(value: float) -> float | None:
 
 
 def _ms(value: float) -> str:
-    return f"{value:,.0f} ms" if math.isfinite(value) else "unknown"
+    if not math.isfinite(value):
+        return "unknown"
+    return f"{value:,.0f} ms" if value >= 10 else f"{value:.3g} ms"

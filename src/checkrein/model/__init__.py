@@ -8,7 +8,7 @@
 `vocabulary` what enforcement points call things that have another name here
 `target`    what a switch or a limit is about: an agent, a key, a model, a subject, a tool
 `requirement` what people a policy asks for ("2 of finance")
-`people`    who there is: roles, on-call lists
+`people`    who there is: roles, on-call lists; `likeness` says which names look alike to people
 `retention` how long payloads are kept
 `stamp`     times in RFC 3339
 `json`      strict JSON in, canonical JSON out

@@ -10,7 +10,8 @@
 `approvals`  lists, shows and votes; the state machine in the store; `electorate` is who may vote, `delegation` in whose
              place, `edits` changes what is asked, `grants` are standing permissions, `emergency` is break-glass,
              `showing` is what people are shown
-`audit`      reads, verifies and exports the ledger; activity rows
+`audit`      reads and verifies the ledger; activity rows; `filters` is what people look for
+`exports`    the ledger in the forms others read: `translate` does it, by the table in `mapping`
 `access_requests` what an enforcement point submits after a denial that people may lift
 `waiting`    who waits for people is woken by the vote of any process; how long callers are held
 `records`    what happened, as ledger drafts
@@ -26,6 +27,7 @@
              `imports` takes runs of other tools
 `drift`      whether production still looks like the golden set; `seen` counts both, `suggestions` proposes cases to add
 `metrics`    how well a deployment governs, beside its targets; `live` is what this process did, `vitals` how it is now
+`replay`     recorded decisions, decided again by a candidate version of the policies
 `recovery`   after a crash: a start without an end becomes `execution.unknown`
 `turns`      prompts in flight, so that an agent gateway's tool calls are decided for the person
 `reconcile`  agent gateways: heard, decided and observed, joined; ungoverned actions and quarantine

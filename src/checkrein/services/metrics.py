@@ -232,7 +232,9 @@ def _review_load(tally: _Tally, known: Known, targets: Targets) -> Measure:
         value=_share(asked * 100, actions),
         target=targets.review_load,
         unit=Unit.PER_100,
-        how=f"{asked:,} reviews of {actions:,} actions with side effects" if actions else "nothing with side effects",
+        how=f"people were asked about {asked:,} of {actions:,} actions with side effects"
+        if actions
+        else "nothing with side effects",
     )
 
 

@@ -51,7 +51,7 @@ def _schema(case: Golden, text: str, wanted: object) -> float:
         import jsonschema
     except ImportError:
         raise ConfigError(
-            f"{case.place}: JSON Schema needs a library", hint="install it: `pip install checkrein[gate]`"
+            f"{case.place}: JSON Schema needs a library", hint="install it: `pip install 'checkrein[gate]'`"
         ) from None
     try:
         value = msgspec.json.decode(text)

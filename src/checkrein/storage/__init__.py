@@ -5,6 +5,7 @@
 `gather`     how writes come together for a thread that writes: the writer's, the vault's
 `reader`     reads on connections of its own; all there is of a store that may be broken
 `walkers`    look through all records, on every core, for `audit verify`
+`queues`     rows in an order of their own, such as by a deadline; `shapes` finds records by any filters at once
 `indexes`    whether lists find what the records hold, for `audit verify --indexes`
 `changes`    notices that any process wrote; `follow` reads on from there
 `keeper`     the signed checkpoint and the leaf hashes, outside the database
@@ -19,6 +20,7 @@
 `files`      the data directory: key files, checkpoint, locks
 `folder`     reads a governance folder
 `bundles`    bundle files: serials, the last good one, key files; sources of policy versions
+`shelf`      canary bundles, each under its digest; `runs` of gates, answer by answer
 
 Start with `sqlite`.
 """

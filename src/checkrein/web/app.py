@@ -144,7 +144,9 @@ def create_app(
     async def routed(scope: Scope, receive: Receive, send: Send) -> None:
         methods, route = routes.get(scope["path"]) or found(scope)
         if route is None:
-            raise RouteNotFound(f"there is nothing at `{scope['path'][:200]}`")
+            raise RouteNotFound(
+                f"there is nothing at `{scope['path'][:200]}`", hint="`/openapi.json` describes every route"
+            )
         if scope["method"] not in methods:
             allowed = ", ".join(methods)
             raise MethodNotAllowed("this path is not served by that method", allowed=allowed, hint=f"use {allowed}")
