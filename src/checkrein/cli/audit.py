@@ -232,9 +232,11 @@ def trail(folder: Path, data: Path | None) -> Iterator[Audit]:
 
 
 def row(record: Record) -> tuple[str, ...]:
+    from checkrein.ledger.record import member
+
     body = record.body
-    actor, action, decision = (_part(body, name) for name in ("actor", "action", "decision"))
-    risk = _part(decision, "risk")
+    actor, action, decision = (member(body, name) for name in ("actor", "action", "decision"))
+    risk = member(decision, "risk")
     return (
         str(record.seq),
         _time(stamp(record.ts_us)),
@@ -249,11 +251,6 @@ def row(record: Record) -> tuple[str, ...]:
 
 def _time(stamped: str) -> str:
     return stamped[:19].replace("T", " ")
-
-
-def _part(body: dict[str, object], name: str) -> dict[str, object]:
-    value = body.get(name)
-    return value if isinstance(value, dict) else {}
 
 
 def value_of(record: Record) -> dict[str, object]:

@@ -239,6 +239,11 @@ def policies(body: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in found if isinstance(name, str) and name))
 
 
+def member(body: Mapping[str, object], name: str) -> Mapping[str, object]:
+    """The object under this name in a body; an empty one where nothing or something else stands there."""
+    return _mapping(body.get(name))
+
+
 def _items(value: object) -> Sequence[object]:
     return value if isinstance(value, list | tuple) else ()
 

@@ -10,7 +10,7 @@ import msgspec
 
 from checkrein.ledger import Record
 from checkrein.ledger.checkpoint import VerifierKey
-from checkrein.ledger.record import facets
+from checkrein.ledger.record import facets, member
 from checkrein.ledger.verify import Report, Snapshot, examine
 from checkrein.model import LedgerInvalid, NotFound
 from checkrein.model.stamp import stamp
@@ -148,7 +148,7 @@ class Audit:
         asked: Mapping[str, object] = {}
         for record in self._store.records(RecordQuery(approval=approval, newest_first=True)):
             body = record.body
-            asked = _member(body, "approval")
+            asked = member(body, "approval")
             end = record.kind.removeprefix("approval.")
             if end in ("expired", "cancelled"):
                 return end, ""
@@ -170,7 +170,7 @@ _REPORTED = {
 
 def _execution(last: Record | None, decided: Mapping[str, object]) -> tuple[str, str]:
     if last is None:
-        outcome = _member(decided, "decision").get("outcome")
+        outcome = member(decided, "decision").get("outcome")
         return "allowed" if outcome == "allow" else "redacted", _reasons(decided)
     if last.kind == "execution.started":
         return "running", ""
@@ -186,7 +186,7 @@ def _execution(last: Record | None, decided: Mapping[str, object]) -> tuple[str,
 
 
 def _reasons(body: Mapping[str, object]) -> str:
-    reasons = _member(body, "decision").get("reasons")
+    reasons = member(body, "decision").get("reasons")
     return "; ".join(str(reason) for reason in reasons) if isinstance(reasons, list) else ""
 
 
@@ -196,8 +196,3 @@ def _voters(approval: Mapping[str, object]) -> str:
     if broken_by := approval.get("broken_by"):
         text = ", ".join(part for part in (text, f"{broken_by} (broke the glass)") if part)
     return f"by {text}{' (simulated)' if approval.get('simulated') else ''}" if text else ""
-
-
-def _member(body: Mapping[str, object], name: str) -> Mapping[str, object]:
-    value = body.get(name)
-    return value if isinstance(value, dict) else {}

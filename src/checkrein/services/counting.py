@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from checkrein.flow.rollout import MINUTE_US, Kind, Rollout
 from checkrein.flow.window import Difference, Minute, Tally, Window
 from checkrein.ledger import Record
+from checkrein.ledger.record import member
 from checkrein.model import Outcome
 from checkrein.services.pdp import CANARY
 
@@ -28,12 +29,12 @@ def count(rollout: Rollout, records: Iterable[Record]) -> Window:
     for record in records:
         cursor = record.seq
         body = record.body
-        part = _member(body, "rollout")
+        part = member(body, "rollout")
         if part.get("id") != rollout.id:
             continue
         arms = found[record.ts_us // MINUTE_US]
         arms[part.get("arm") == CANARY].append(_tally(rollout, record.kind, body))
-        shadow = _member(part, "shadow")
+        shadow = member(part, "shadow")
         if record.kind == "decision" and shadow:
             arms[1].append(_shadowed(rollout, shadow))
             _compare(differences, body, shadow)
@@ -50,7 +51,7 @@ def _sum(tallies: Iterable[Tally]) -> Tally:
 
 def _tally(rollout: Rollout, kind: str, body: Mapping[str, object]) -> Tally:
     if kind == "decision":
-        made = _member(body, "decision")
+        made = member(body, "decision")
         return _decided(rollout, str(made.get("outcome")), bool(made.get("errors")), _number(made.get("latency_us")))
     if rollout.kind is Kind.POLICY:
         return Tally()
@@ -58,7 +59,7 @@ def _tally(rollout: Rollout, kind: str, body: Mapping[str, object]) -> Tally:
         return Tally(started=1)
     if kind == "execution.unknown":
         return Tally(ended=1, errors=1)
-    waited = _number(_member(body, "detail").get("first_us", body.get("duration_us")))
+    waited = _number(member(body, "detail").get("first_us", body.get("duration_us")))
     failed = body.get("status") == "failed"
     return Tally(ended=1, errors=int(failed), slow=int(waited > rollout.plan.slow_ms * 1000))
 
@@ -79,11 +80,11 @@ def _shadowed(rollout: Rollout, shadow: Mapping[str, object]) -> Tally:
 def _compare(
     differences: dict[tuple[str, str, str], Difference], body: Mapping[str, object], shadow: Mapping[str, object]
 ) -> None:
-    made = _member(body, "decision")
+    made = member(body, "decision")
     before, after = str(made.get("outcome")), str(shadow.get("outcome"))
     if before == after:
         return
-    action = str(_member(body, "action").get("name"))
+    action = str(member(body, "action").get("name"))
     kind = (action, before, after)
     earlier = differences.get(kind)
     differences[kind] = Difference(
@@ -94,11 +95,6 @@ def _compare(
         count=earlier.count + 1 if earlier else 1,
         example=earlier.example if earlier else str(made.get("evaluation_id")),
     )
-
-
-def _member(body: Mapping[str, object], name: str) -> Mapping[str, object]:
-    value = body.get(name)
-    return value if isinstance(value, dict) else {}
 
 
 def _number(value: object) -> int:

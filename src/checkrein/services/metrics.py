@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
@@ -18,7 +18,7 @@ import msgspec
 
 from checkrein.flow.limits import Targets
 from checkrein.ledger import Record
-from checkrein.ledger.record import facets
+from checkrein.ledger.record import facets, member
 from checkrein.model import Decision, LedgerInvalid, Outcome, Request
 from checkrein.model.request import LOOSEN
 from checkrein.ports import Census, Counted, RecordQuery, Store
@@ -245,7 +245,7 @@ def _wrongful(ledger: Ledger, tally: _Tally, query: RecordQuery, targets: Target
     """
     kind = "approval.decided"
     seen = ledger.sample(kind, SAMPLE, query) if tally.of(kind) else []
-    ends = [end for record in seen if not (end := _member(record.body, "approval")).get("broken_by")]
+    ends = [end for record in seen if not (end := member(record.body, "approval")).get("broken_by")]
     unchanged = sum(end.get("state") == "approved" and not end.get("edits") for end in ends)
     how = f"{unchanged:,} of {len(ends):,} reviews that people decided approved the action unchanged"
     return Measure(
@@ -303,7 +303,7 @@ def _gates(ledger: Ledger, tally: _Tally, query: RecordQuery, targets: Targets) 
     kind = "gate.verdict"
     judged = tally.of(kind)
     seen = ledger.sample(kind, SAMPLE, query) if judged else []
-    passed = sum(_member(record.body, "detail").get("verdict") == "promote" for record in seen)
+    passed = sum(member(record.body, "detail").get("verdict") == "promote" for record in seen)
     how = f"{passed:,} of {len(seen):,} gate verdicts promote{_drawn(seen, judged)}"
     return Measure(
         name="gate_pass_rate",
@@ -320,8 +320,3 @@ def _share(part: int, whole: int) -> float | None:
 
 def _drawn(seen: Sequence[Record], of: int) -> str:
     return "" if len(seen) == of else f" ({len(seen):,} of them looked at, drawn evenly)"
-
-
-def _member(body: Mapping[str, object], name: str) -> Mapping[str, object]:
-    value = body.get(name)
-    return value if isinstance(value, dict) else {}

@@ -13,7 +13,7 @@ import msgspec
 from checkrein.flow.approval import TRANSITIONS, Approval, IllegalEvent
 from checkrein.flow.grant import State as GrantState
 from checkrein.ledger import Record
-from checkrein.ledger.record import commitment
+from checkrein.ledger.record import commitment, member
 from checkrein.model import (
     Action,
     BadRequest,
@@ -127,7 +127,7 @@ class Privacy:
         detail: dict[str, object] = {"record": records.cut(str(id))}
         self._require_auditor(person, detail)
         record = Audit(self._store).show(id)
-        payload_id = str(_member(record.body, "payload").get("id", ""))
+        payload_id = str(member(record.body, "payload").get("id", ""))
         if not payload_id:
             raise BadRequest(
                 f"record {record.seq} has no payload", hint="`decision` has the request, `execution.finished` a result"
@@ -179,7 +179,7 @@ class Privacy:
     def _open(self, record: Record) -> tuple[str, bytes]:
         """The state of a record's payload and, if it is present, its bytes: exactly those the record commits to."""
         body = record.body
-        named, actor = _member(body, "payload"), _member(body, "actor")
+        named, actor = member(body, "payload"), member(body, "actor")
         id = named.get("id")
         if not isinstance(id, str):
             return "unkept", b""
@@ -197,7 +197,7 @@ class Privacy:
     def _absence(self, record: Record, body: Mapping[str, object], ref: str) -> str:
         if self._payloads.subject(ref).erased_us >= record.ts_us:
             return "erased"
-        labels = _member(body, "decision").get("labels")
+        labels = member(body, "decision").get("labels")
         name = self._retention.of(map(str, labels)) if isinstance(labels, list) else ""
         return "expired" if record.ts_us + self._retention.kept_us(name) < self._clock.now_us() else "missing"
 
@@ -328,7 +328,7 @@ class Privacy:
     def _named(self, trace_id: str) -> set[str]:
         query = RecordQuery(trace_id=trace_id, kinds=("decision", "execution.finished"))
         bodies = [record.body for record in self._store.records(query)]
-        return {str(_member(body, name).get("id", "")) for body in bodies for name in ("payload", "answer")}
+        return {str(member(body, name).get("id", "")) for body in bodies for name in ("payload", "answer")}
 
     def _record(self, kind: str, by: str, detail: JsonObject) -> None:
         self._store.commit(Unit(drafts=(records.admin(kind, by, detail),))).result()
@@ -379,8 +379,3 @@ def _with_roles(request: Request, known: Known) -> Request:
     roles = list(dict.fromkeys((*request.subject.roles, *known.roles)))
     properties = {**request.subject.properties, "roles": roles} if roles else request.subject.properties
     return msgspec.structs.replace(request, subject=msgspec.structs.replace(request.subject, properties=properties))
-
-
-def _member(body: Mapping[str, object], name: str) -> Mapping[str, object]:
-    value = body.get(name)
-    return value if isinstance(value, dict) else {}

@@ -15,6 +15,7 @@ from checkrein.decide.detect import BUILT_IN, EVERYTHING, Detectors
 from checkrein.decide.redact import Placeholders, redact_json
 from checkrein.flow.drift import Acted, Seen
 from checkrein.ledger import Record
+from checkrein.ledger.record import member
 from checkrein.model import Outcome, Request
 from checkrein.model.json import JsonObject
 
@@ -102,7 +103,7 @@ def _suggested(
     names: dict[tuple[str, str], str],
 ) -> Suggested:
     body = source.record.body
-    who, what, made = _member(body, "actor"), _member(body, "action"), _member(body, "decision")
+    who, what, made = member(body, "actor"), member(body, "action"), member(body, "decision")
     type, id, agent = (str(who.get(name, "")) for name in ("type", "id", "agent"))
     taken = Placeholders()
     if source.request is not None:
@@ -114,7 +115,7 @@ def _suggested(
     else:
         request = {
             "action": {"name": what.get("name")},
-            "resource": _member(what, "resource"),
+            "resource": member(what, "resource"),
             "context": {"agent": {"id": agent}} if agent else {},
         }
         held = roles(type, id)
@@ -127,8 +128,3 @@ def _suggested(
     expect = _OUTCOMES.get(source.acted.outcome, Outcome.DENY)
     line = {"id": f"production-{made.get('evaluation_id')}", "request": clean, "expect": expect.name}
     return Suggested(line, Request.from_json(clean), expect)
-
-
-def _member(body: Mapping[str, object], name: str) -> Mapping[str, object]:
-    value = body.get(name)
-    return value if isinstance(value, dict) else {}

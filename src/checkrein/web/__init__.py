@@ -15,11 +15,11 @@
 `approvals` `/api/v1/approvals`: what waits for people, its end, votes, edits, events; `ballots` is what people say
 `standing` `/api/v1/grants` and `/api/v1/delegations`: what holds beyond one request
 `pages`    `/approvals/ID` for people with a browser
-`admin`    `/api/v1/audit`
+`admin`    `/api/v1/audit/records` and `/api/v1/activities`
 `openclaw` `/api/v1/openclaw`: what an OpenClaw plugin calls beside AuthZEN
 `invoke`   `/tools/invoke`: single tools of an OpenClaw Gateway
 `metrics`  `/metrics` for Prometheus
-`control`  `/api/v1/kill`, `/revive`, `/killed`
+`control`  `/api/v1/kill`, `/revive`, `/killed`, `/limits`
 `openapi`  `/openapi.json`: all of these, as `openapi.yaml` describes them
 `headers`  what a body is declared as, and its `Idempotency-Key`
 `body`     a request's body, bounded in size and time
