@@ -159,3 +159,8 @@ def test_a_value_in_json_is_put_back_as_json():
     pieces = cut('{"to": "<PERSON_NAME_1>", "deep": "{\\"to\\": \\"<PERSON_NAME_1>\\"}"}', range(0, 90, 7))
     said = json.loads(told(pieces, given))
     assert said == {"to": 'Yu"suf', "deep": '{"to": "Yu\\"suf"}'}
+
+
+def test_a_number_in_an_answer_that_is_a_card_is_taken_out_as_in_arguments() -> None:
+    told = speech(redact=("pii.card",)).whole({"card": 4111111111111111, "of": [{"is": 4111111111111111}]})
+    assert told == {"card": "<CARD_1>", "of": [{"is": "<CARD_1>"}]}

@@ -69,6 +69,47 @@ def post(opened: tuple[System, str]) -> Post:
     return call
 
 
+@pytest.fixture
+def no_mail(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Policy takes addresses out of what `read_file` is about, and the gateway inside has nothing against it."""
+
+    async def allowed(_: PdpClient, call: ToolCall) -> Verdict:
+        return Verdict(allowed=True)
+
+    monkeypatch.setattr(PdpClient, "__call__", allowed)
+    policy = '@id("no-mail") @reason("no addresses") @outcome("redact") @redact("pii.email,pii.card")\n'
+    policy += 'forbid (principal, action == Action::"read_file", resource);\n'
+    (folder / "policies" / "no_mail.cedar").write_text(policy)
+
+
+def test_a_result_is_told_without_what_its_decision_takes_out_the_second_time_too(
+    no_mail: None, post: Post, sandbox: Sandbox
+) -> None:
+    (sandbox.documents / "people.csv").write_text("jane@example.com, 4111 1111 1111 1111")
+    first = post({"tool": "read_file", "args": {"path": "people.csv"}}, once="k1")
+    said = json.dumps(first)
+    assert (first[0], "<EMAIL_1>" in said, "<CARD_1>" in said) == (200, True, True)
+    assert "jane@" not in said and "4111" not in said
+    assert post({"tool": "read_file", "args": {"path": "people.csv"}}, once="k1") == first
+    assert sandbox.runs["read_file"] == 1
+
+
+def test_a_result_that_cannot_be_redacted_is_withheld_and_the_record_says_so(
+    no_mail: None, post: Post, opened: tuple[System, str], sandbox: Sandbox
+) -> None:
+    deep = "x"
+    for _ in range(12):
+        deep = json.dumps([deep])
+    (sandbox.documents / "deep.json").write_text(deep)
+    first = post({"tool": "read_file", "args": {"path": "deep.json"}}, once="k1")
+    assert first[0] == 403
+    assert "withheld" in first[1]["error"]["message"]
+    assert post({"tool": "read_file", "args": {"path": "deep.json"}}, once="k1") == first
+    assert sandbox.runs["read_file"] == 1
+    (end,) = opened[0].store.records(RecordQuery(kinds=("execution.finished",)))
+    assert "result_withheld" in json.dumps(end.body)
+
+
 def test_an_allowed_tool_runs_for_the_caller(post: Post, opened: tuple[System, str], sandbox: Sandbox) -> None:
     status, answer = post({"tool": "read_file", "args": {"path": "q3.csv"}})
     assert (status, answer["ok"]) == (200, True)

@@ -13,8 +13,18 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from checkrein.connectors import openclaw
-from checkrein.model import ApprovalRequired, Denied, NotFound, Permission, UpstreamUnavailable, UpstreamUnreachable
-from checkrein.model.json import dumps
+from checkrein.decide.disguise import OPAQUE
+from checkrein.decide.redact import detect_json, redact_json
+from checkrein.model import (
+    ApprovalRequired,
+    BadRequest,
+    Denied,
+    NotFound,
+    Permission,
+    UpstreamUnavailable,
+    UpstreamUnreachable,
+)
+from checkrein.model.json import dumps, loads
 from checkrein.ports import Reply, Upstream
 from checkrein.services.gateway import Gateway
 from checkrein.services.governed import Governed
@@ -74,9 +84,14 @@ class Invoke:
         status = "ok" if reply.status < 400 else "failed"
         error = "" if status == "ok" else f"http_{reply.status}"
         detail = {"upstream": upstream.name, "http_status": reply.status, "bytes": len(answer)}
-        governed.ended(status, error=error, detail=detail)
         governed.answered(answer)
-        kept = _kept(reply.status, answer, governed.decision.trace_id)
+        trace_id = governed.decision.trace_id
+        try:
+            kept = _kept(reply.status, _heard(answer, governed), trace_id)
+        except Denied as withheld:  # the tool ran: this is its answer, under an idempotency key too
+            status, error = "failed", "result_withheld"
+            kept = _kept(403, dumps(openclaw.refusal(withheld)), trace_id)
+        governed.ended(status, error=error, detail=detail)
         governed.replies(msgspec.msgpack.encode(kept))
         return kept
 
@@ -88,6 +103,25 @@ class Invoke:
             known = ", ".join(self._gateways) or "none"
             raise NotFound("that is no configured gateway", hint=f"name one in `{UPSTREAM_HEADER}`: {known}")
         return found
+
+
+def _heard(answer: bytes, governed: Governed) -> bytes:
+    """A result without what the decision takes out of the action; raises `Denied` where that cannot be told."""
+    classes = governed.decision.redact
+    if not classes:
+        return answer
+    try:
+        value = loads(answer)
+    except BadRequest:  # what is no JSON cannot be redacted and stay what its type says
+        raise _withheld(governed) from None
+    if OPAQUE in detect_json(value, classes):
+        raise _withheld(governed)
+    clean = redact_json(value, classes, governed.placeholders)
+    return answer if clean is value else dumps(clean)
+
+
+def _withheld(governed: Governed) -> Denied:
+    return Denied("the result was withheld: it cannot be redacted", decision=governed.decision)
 
 
 async def _whole(reply: Reply) -> bytes:
