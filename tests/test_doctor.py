@@ -7,7 +7,6 @@ import shutil
 import socket
 import sqlite3
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from checkrein import doctor
 from checkrein.compose import open_system
 from checkrein.doctor import Finding, examine
 from checkrein.model import Permission, StoreUnavailable
+from checkrein.pending import Pending
 from checkrein.storage.files import DataDir
 from checkrein.storage.sqlite import SqliteStore
 from checkrein.web.server import BackgroundServer
@@ -155,8 +155,8 @@ def test_a_store_that_cannot_be_opened_is_a_failure(folder: Path) -> None:
 
 
 def test_a_store_that_opens_but_takes_no_record_is_a_failure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> Future[tuple[()]]:
-        refused: Future[tuple[()]] = Future()
+    def full(*_: object) -> Pending[tuple[()]]:
+        refused: Pending[tuple[()]] = Pending()
         refused.set_exception(StoreUnavailable("the disk is full", hint="free space"))
         return refused
 

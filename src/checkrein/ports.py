@@ -10,7 +10,6 @@ counter, is moved by a `Move`, which sees what the one before it left.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
@@ -20,6 +19,7 @@ from checkrein.ledger import Draft, Head, Record
 from checkrein.model import Caller, CheckreinError, LedgerInvalid, Request, Subject
 from checkrein.model.json import MAX_INTEGER
 from checkrein.model.retention import Retention
+from checkrein.pending import Pending
 
 _Noun = TypeVar("_Noun")
 
@@ -115,7 +115,7 @@ class Changes(Protocol):
 class Store(Protocol):
     """Ledger and rows in one place. Reads see every unit whose future has resolved."""
 
-    def commit(self, unit: Unit) -> Future[tuple[Record, ...]]:
+    def commit(self, unit: Unit) -> Pending[tuple[Record, ...]]:
         """Queue a unit. The future resolves once it is durable, with its records in order.
 
         It fails with `StoreConflict` when a `Save` met another version or a `Move` refused, with
@@ -238,7 +238,7 @@ class Held(CheckreinError):
 class Payloads(Protocol):
     """Payloads, each encrypted under a key of its subject that can be destroyed."""
 
-    def seal(self, payload: Payload) -> Future[None]:
+    def seal(self, payload: Payload) -> Pending[None]:
         """Queue a payload. The future resolves once it is durable; it fails with `StoreUnavailable` if that cannot be.
 
         Thread-safe; never blocks on the disk.

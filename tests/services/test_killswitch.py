@@ -7,7 +7,6 @@ import contextlib
 import subprocess
 import sys
 import threading
-from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -30,6 +29,7 @@ from checkrein.model import (
     Subject,
 )
 from checkrein.model.target import Target, What, targets
+from checkrein.pending import Pending
 from checkrein.ports import RecordQuery, Unit
 from checkrein.services import killswitch as module
 from checkrein.services.killswitch import KillSwitch
@@ -266,8 +266,8 @@ async def test_a_denial_that_takes_long_to_record_is_still_told_as_one(system: S
     commit, looked = system.store.commit, threading.Event()
     killed = system.killswitch.killed
 
-    def slowly(unit: Unit) -> Future[tuple[Record, ...]]:
-        written: Future[tuple[Record, ...]] = Future()
+    def slowly(unit: Unit) -> Pending[tuple[Record, ...]]:
+        written: Pending[tuple[Record, ...]] = Pending()
         threading.Thread(target=lambda: (looked.wait(10), written.set_result(commit(unit).result()))).start()
         return written
 

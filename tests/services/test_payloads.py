@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
 
 import apsw
@@ -34,6 +33,7 @@ from checkrein.model import (
     Subject,
     Unauthorized,
 )
+from checkrein.pending import Pending
 from checkrein.ports import Held, Payload, RecordQuery, Unit
 from checkrein.services import privacy
 from checkrein.services.payloads import MAX_RESULT_BYTES, reference
@@ -104,8 +104,8 @@ def files(system: System) -> bytes:
     return b"\n".join(path.read_bytes() for path in sorted(system.data.path.rglob("*")) if path.is_file())
 
 
-def refusing(payload: Payload) -> Future[None]:
-    future: Future[None] = Future()
+def refusing(payload: Payload) -> Pending[None]:
+    future: Pending[None] = Pending()
     future.set_exception(StoreUnavailable("the disk is full", hint="free space"))
     return future
 
@@ -151,12 +151,12 @@ def test_a_payload_whose_record_was_refused_is_discarded(system: System, monkeyp
     sealed: list[str] = []
     seal = system.vault.seal
 
-    def watched(payload: Payload) -> Future[None]:
+    def watched(payload: Payload) -> Pending[None]:
         sealed.append(payload.id)
         return seal(payload)
 
-    def refuse(unit: Unit) -> Future[tuple[Record, ...]]:
-        future: Future[tuple[Record, ...]] = Future()
+    def refuse(unit: Unit) -> Pending[tuple[Record, ...]]:
+        future: Pending[tuple[Record, ...]] = Pending()
         future.set_exception(StoreUnavailable("the disk is full"))
         return future
 

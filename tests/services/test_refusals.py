@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
-
 import pytest
 
 from checkrein.ledger import Record
 from checkrein.model import StoreUnavailable
+from checkrein.pending import Pending
 from checkrein.ports import RecordQuery
 from checkrein.services.live import Live
 from checkrein.services.refusals import MAX_RECORDS, WINDOW_US, Refusals
@@ -89,7 +88,7 @@ def test_any_number_of_refusals_makes_two_lines_in_the_log(refusals: Refusals, c
 def test_what_the_store_does_not_take_is_told_once_it_does(
     store: MemoryStore, clock: Clock, refusals: Refusals, monkeypatch: pytest.MonkeyPatch
 ):
-    full: Future[tuple[Record, ...]] = Future()
+    full: Pending[tuple[Record, ...]] = Pending()
     full.set_exception(StoreUnavailable("the disk is full"))
     refusals.note("key")
     clock.us += WINDOW_US

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -28,6 +27,7 @@ from checkrein.model import (
     StoreUnavailable,
     Subject,
 )
+from checkrein.pending import Pending
 from checkrein.policy import archive
 from checkrein.policy.bundle import Bundle
 from checkrein.policy.cedar import Kind
@@ -170,7 +170,7 @@ def test_what_lies_there_unchanged_is_neither_loaded_nor_recorded(world: World) 
 def test_the_record_is_durable_before_the_version_decides(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     commit, seen = world.store.commit, []
 
-    def watched(unit: Unit) -> Future[tuple[Record, ...]]:
+    def watched(unit: Unit) -> Pending[tuple[Record, ...]]:
         seen.append((world.outcome, list(world.shelf.kept)))
         return commit(unit)
 
@@ -182,7 +182,7 @@ def test_the_record_is_durable_before_the_version_decides(world: World, monkeypa
 def test_while_the_store_is_down_the_version_waits_and_is_taken_when_it_is_back(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def down(unit: Unit) -> Future[tuple[Record, ...]]:
+    def down(unit: Unit) -> Pending[tuple[Record, ...]]:
         raise StoreUnavailable("the disk is full")
 
     with monkeypatch.context() as patch:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import Future
 
 import pytest
 
 from checkrein.model import StoreUnavailable
+from checkrein.pending import Pending
 from checkrein.services.writes import landed
 
 
 async def test_every_caller_gets_its_own_answer_however_many_end_at_once() -> None:
-    writes: list[Future[int]] = [Future() for _ in range(500)]
+    writes: list[Pending[int]] = [Pending() for _ in range(500)]
     writes[0].set_result(0)  # one that is over already
     waiting = [landed(write) for write in writes]
 
@@ -28,7 +28,7 @@ async def test_every_caller_gets_its_own_answer_however_many_end_at_once() -> No
 
 
 async def test_a_refusal_reaches_the_caller() -> None:
-    write: Future[int] = Future()
+    write: Pending[int] = Pending()
     waiting = landed(write)
     write.set_exception(StoreUnavailable("the disk is full"))
     with pytest.raises(StoreUnavailable, match="the disk is full"):
@@ -36,7 +36,7 @@ async def test_a_refusal_reaches_the_caller() -> None:
 
 
 async def test_a_caller_that_goes_away_does_not_take_the_write_with_it() -> None:
-    write: Future[int] = Future()
+    write: Pending[int] = Pending()
 
     async def call() -> int:
         return await landed(write)
@@ -53,7 +53,7 @@ async def test_a_caller_that_goes_away_does_not_take_the_write_with_it() -> None
 
 
 async def test_a_write_that_was_given_up_cancels_who_waits_for_it() -> None:
-    write: Future[int] = Future()
+    write: Pending[int] = Pending()
     waiting = landed(write)
     write.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -61,13 +61,13 @@ async def test_a_write_that_was_given_up_cancels_who_waits_for_it() -> None:
 
 
 def test_each_loop_hears_of_its_own_writes_and_one_that_has_ended_of_none() -> None:
-    late: Future[int] = Future()
+    late: Pending[int] = Pending()
 
     async def leave() -> None:
         landed(late)
 
     async def stay() -> int:
-        write: Future[int] = Future()
+        write: Pending[int] = Pending()
         threading.Timer(0, write.set_result, (1,)).start()
         return await landed(write)
 

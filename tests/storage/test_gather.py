@@ -1,18 +1,18 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
 
 import pytest
 
 from checkrein.model import StoreUnavailable
+from checkrein.pending import Pending
 from checkrein.storage import gather
 from checkrein.storage.gather import Gathering
 
 
 class Write:
     def __init__(self) -> None:
-        self.future: Future[None] = Future()
+        self.future: Pending[None] = Pending()
 
 
 @pytest.fixture

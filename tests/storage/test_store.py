@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -327,7 +327,6 @@ def test_many_threads_write_one_intact_tree_and_lose_nothing(store: Store, made:
         thread.start()
     for thread in threads:
         thread.join()
-    wait(futures)
     written = [record for future in futures for record in future.result()]
     assert sorted(record.seq for record in written) == list(range(800))
     assert sorted(store.records(ALL), key=lambda r: r.seq) == sorted(written, key=lambda r: r.seq)
@@ -397,7 +396,8 @@ def test_counts_are_what_a_walk_counts_within_any_bounds(
 
 def test_a_sample_is_all_or_about_so_many_and_each_part_of_the_log_has_its_share(store: Store, made: Made) -> None:
     units = [Unit((made.decision(at), made.execution(at, "started"), made.draft("x"))) for at in range(1200)]
-    wait([store.commit(unit) for unit in units])
+    for written in [store.commit(unit) for unit in units]:
+        written.result()
     every = list(store.records(RecordQuery(kinds=("decision",))))
     assert store.sample("decision", 1200, ALL) == every
     drawn = store.sample("decision", 120, ALL)
@@ -430,7 +430,8 @@ def counted(store: Store) -> int:
 def test_a_move_sees_what_the_one_before_it_left_also_within_one_unit(store: Store, made: Made) -> None:
     store.commit(Unit((made.draft(),), moves=(add(2), add(3)))).result()
     assert counted(store) == 5
-    wait([store.commit(Unit(moves=(add(1),))) for _ in range(100)])
+    for written in [store.commit(Unit(moves=(add(1),))) for _ in range(100)]:
+        written.result()
     assert counted(store) == 105
 
 
@@ -438,7 +439,6 @@ def test_of_many_callers_a_limit_lets_through_exactly_as_many_as_fit(store: Stor
     with ThreadPoolExecutor(64) as pool:
         units = [Unit((made.draft(),), moves=(add(1, limit=40),)) for _ in range(64)]
         futures = [written.result() for written in [pool.submit(store.commit, unit) for unit in units]]
-    wait(futures)
     errors = [future.exception() for future in futures]
     assert sum(error is None for error in errors) == counted(store) == store.head().size == 40
     assert all(isinstance(error, StoreConflict) for error in errors if error)

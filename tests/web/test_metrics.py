@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
-from concurrent.futures import Future
 from pathlib import Path
 
 import aiohttp
@@ -31,6 +30,7 @@ from checkrein.model import (
     StoreUnavailable,
     Subject,
 )
+from checkrein.pending import Pending
 from checkrein.ports import RecordQuery, Row, Save, Unit
 from checkrein.services import drift
 from checkrein.services.live import BUCKETS_US, Live
@@ -145,7 +145,7 @@ async def test_what_is_decided_of_an_answer_counts_and_was_not_timed(
 async def test_what_could_not_be_recorded_is_no_decision_and_is_counted_as_such(
     system: System, server: str, key: str, monkeypatch: pytest.MonkeyPatch
 ):
-    refused: Future[tuple[Record, ...]] = Future()
+    refused: Pending[tuple[Record, ...]] = Pending()
     refused.set_exception(StoreUnavailable("the disk is full"))
     with monkeypatch.context() as patch:
         patch.setattr(system.store, "commit", lambda unit: refused)

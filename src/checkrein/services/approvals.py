@@ -13,7 +13,6 @@ import heapq
 import hmac
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
 from itertools import islice
 
 import msgspec
@@ -33,6 +32,7 @@ from checkrein.model import Decision, NotFound, PolicyInvalid, Request, StoreCon
 from checkrein.model.json import MAX_INTEGER, dumps, fold_bytes
 from checkrein.model.people import People
 from checkrein.model.requirement import Terms, combine
+from checkrein.pending import Pending
 from checkrein.ports import Clock, Row, Save, Store, Unit
 from checkrein.services import grants, records
 from checkrein.services.electorate import Electorate, Seat
@@ -369,7 +369,7 @@ class Approvals:
 
     def _expire(self, due: Iterable[Approval], now_us: int) -> int:
         """Submitted together, so that the store can write many in one transaction."""
-        written: list[Future[tuple[Record, ...]]] = []
+        written: list[Pending[tuple[Record, ...]]] = []
         for approval in due:
             ended = move(approval, Event.DEADLINE, now_us)
             draft = records.approval("approval.expired", ended, key=self._key)

@@ -9,7 +9,6 @@ never came is an orphan, which a sweep removes (`privacy`).
 from __future__ import annotations
 
 import json
-from concurrent.futures import Future
 from functools import lru_cache
 
 import msgspec
@@ -18,6 +17,7 @@ from checkrein.flow.grant import Discharge
 from checkrein.ledger.record import commitment
 from checkrein.model import CheckreinError, Decision, Request
 from checkrein.model.retention import IDEMPOTENCY, Retention
+from checkrein.pending import Pending
 from checkrein.ports import Facts, Payload, Payloads
 from checkrein.services import records
 from checkrein.services.pdp import Asked
@@ -100,7 +100,7 @@ class Sealer:
         """Under which name the payloads of this request are kept."""
         return self._ref(request.subject.type, request.subject.id)
 
-    def seal(self, payload: Payload) -> Future[None]:
+    def seal(self, payload: Payload) -> Pending[None]:
         """See `ports.Payloads.seal`."""
         return self._payloads.seal(payload)
 

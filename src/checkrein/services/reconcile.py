@@ -15,13 +15,13 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from typing import TypeVar
 
 import msgspec
 
 from checkrein.ledger import Draft, Record
 from checkrein.model import Decision, NotFound, StoreConflict, Unauthorized
+from checkrein.pending import Pending
 from checkrein.ports import Clock, Row, Save, Store, Unit
 from checkrein.services import records
 from checkrein.services.records import Told
@@ -134,7 +134,7 @@ class Gateways:
             for kept in (gateway.decided, gateway.unreported):
                 _keep(kept, (call.run, call.call), told)
 
-    def reported(self, name: str, run: str, call: str, *, status: str, duration_us: int) -> Future[tuple[Record, ...]]:
+    def reported(self, name: str, run: str, call: str, *, status: str, duration_us: int) -> Pending[tuple[Record, ...]]:
         """The plugin says what became of a call; raises `NotFound` for one that nobody decided lately."""
         with self._lock:
             told = self._known(name).unreported.pop((run, call), None)

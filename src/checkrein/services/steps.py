@@ -8,15 +8,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
 from typing import TypeVar, cast
 
 from checkrein.ledger import Record
 from checkrein.model import CheckreinError, StoreUnavailable
+from checkrein.pending import Pending
 from checkrein.services.writes import landed
 
 T = TypeVar("T")
-Write = Future[tuple[Record, ...]] | Future[None]
+Write = Pending[tuple[Record, ...]] | Pending[None]
 Steps = Generator[Write, object, T]
 
 
@@ -51,7 +51,7 @@ class Driver:
             future = next(steps)
             while True:
                 try:
-                    written = await landed(cast("Future[object]", future))
+                    written = await landed(cast("Pending[object]", future))
                 except asyncio.CancelledError:
                     self._leave(_going_on(steps, future, abandoned))
                     raise

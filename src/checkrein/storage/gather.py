@@ -9,10 +9,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future
 from typing import Any, Generic, Protocol, TypeVar
 
 from checkrein.model import StoreUnavailable
+from checkrein.pending import Pending
 
 #: how long the thread waits for more, and for how many it does not
 LINGER_S = 0.001
@@ -22,7 +22,7 @@ ENOUGH = 64
 class Write(Protocol):
     """What waits: `future` tells its caller what became of it."""
 
-    future: Future[Any]
+    future: Pending[Any]
 
 
 W = TypeVar("W", bound=Write)
@@ -35,7 +35,8 @@ class Gathering(Generic[W]):
         self._store, self._writes = store, writes
         self._limit = limit
         self._waiting: deque[W] = deque()
-        self._wake = threading.Condition()
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
         self._closing = False
         #: whether the thread waits to be woken
         self._idle = False
@@ -48,7 +49,7 @@ class Gathering(Generic[W]):
 
     def put(self, write: W) -> None:
         """Queue it; where that cannot be, its future says why."""
-        with self._wake:
+        with self._lock:
             if self._closing:
                 refusal = StoreUnavailable(f"{self._store} is closed", hint="open it again")
             elif len(self._waiting) >= self._limit:
@@ -77,7 +78,7 @@ class Gathering(Generic[W]):
                 time.sleep(LINGER_S)
             with self._wake:
                 taken = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
-            batch = [write for write in taken if write.future.set_running_or_notify_cancel()]
+            batch = [write for write in taken if write.future.claim()]
             self._several = len(batch) > 1
         return batch
 

@@ -8,7 +8,6 @@ import secrets
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 
 import msgspec
 
@@ -18,6 +17,7 @@ from checkrein.ledger.tree import Frontier, leaf_hash
 from checkrein.ledger.verify import Entry, Snapshot
 from checkrein.model import CheckreinError, StoreUnavailable
 from checkrein.model.json import MAX_INTEGER
+from checkrein.pending import Pending
 from checkrein.ports import Changes, Clock, Counted, RecordQuery, Row, Unit
 from checkrein.storage.shapes import SPACE, SPREAD, draw_below
 from checkrein.storage.units import Randomness, Stamper, Written, checked, conflict, moved, unrecordable
@@ -41,7 +41,7 @@ class MemoryStore:
 
     def commit(self, unit: Unit) -> Written:
         """See `ports.Store.commit`; the future has resolved already."""
-        future: Written = Future()
+        future: Written = Pending()
         try:
             drafts = tuple(prepare(draft) for draft in unit.drafts)
             checked(unit)

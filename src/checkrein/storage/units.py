@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 
 from checkrein.ledger import Record
 from checkrein.model import CheckreinError, StoreConflict, StoreUnavailable
+from checkrein.pending import Pending
 from checkrein.ports import Clock, Move, Save, Unit
 
 #: a source of random bytes, such as `os.urandom`
 Randomness = Callable[[int], bytes]
-Written = Future[tuple[Record, ...]]
+Written = Pending[tuple[Record, ...]]
 _NOISE_BYTES = 10
 _LOW = (1 << 62) - 1
 

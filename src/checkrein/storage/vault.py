@@ -12,13 +12,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
 
 import apsw
 
 from checkrein.model import CheckreinError, ConfigError, StoreUnavailable
 from checkrein.model.retention import Retention
+from checkrein.pending import Pending
 from checkrein.ports import Payload, SubjectState, Unproved
 from checkrein.storage.database import connect, trouble
 from checkrein.storage.files import DataDir
@@ -49,7 +49,7 @@ class _Job:
 
     def __init__(self, act: _Act) -> None:
         self.act = act
-        self.future: Future[None] = Future()
+        self.future: Pending[None] = Pending()
 
 
 class Vault:
@@ -76,7 +76,7 @@ class Vault:
 
     # --- sealing ------------------------------------------------------------------------------------------------
 
-    def seal(self, payload: Payload) -> Future[None]:
+    def seal(self, payload: Payload) -> Pending[None]:
         """See `ports.Payloads.seal`."""
         return self._submit(lambda tables: tables.seal(payload))
 
@@ -100,7 +100,7 @@ class Vault:
         self._thread.join()
         self._healthy = False
 
-    def _submit(self, act: _Act) -> Future[None]:
+    def _submit(self, act: _Act) -> Pending[None]:
         job = _Job(act)
         self._queue.put(job)
         return job.future

@@ -13,7 +13,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
 
 import apsw
@@ -22,6 +21,7 @@ from checkrein.ledger import Record
 from checkrein.ledger.record import Prepared, place, prepare
 from checkrein.ledger.tree import Frontier, leaf_hash
 from checkrein.model import CheckreinError, StoreConflict, StoreUnavailable
+from checkrein.pending import Pending
 from checkrein.ports import Save, Unit
 from checkrein.storage.database import connect, grown, read_frontier, settle, trouble
 from checkrein.storage.gather import Gathering
@@ -131,7 +131,7 @@ class Writer:
 
     def submit(self, unit: Unit) -> Written:
         """See `ports.Store.commit`."""
-        future: Written = Future()
+        future: Written = Pending()
         try:
             job = _Job(tuple(prepare(draft) for draft in unit.drafts), checked(unit), future)
         except ValueError as error:
