@@ -27,6 +27,8 @@ EVERYTHING = ("pii", "secret")
 #: no class is found in less than so many characters, nor in a short text without one of these signs
 SHORTEST = 6
 _SHORT, _SIGNS = 14, b"0123456789@.:=<"
+#: names of fields that are remembered
+_NAMES = 4096
 
 
 class Span(msgspec.Struct, frozen=True, order=True):
@@ -57,6 +59,8 @@ class Detectors:
         self.inner = Detectors(rules, {**(fields or {}), **inner}) if inner else self
         #: every class that is found
         self.classes = frozenset((*(rule.cls for rule in rules), *self.fields.values()))
+        #: names of fields that came by and give no class
+        self.unclassed: set[str] = set()
         self._compiled: dict[tuple[str, ...], Ruleset] = {}
 
     def ruleset(self, classes: tuple[str, ...]) -> Ruleset:
@@ -82,8 +86,14 @@ class Detectors:
 
     def whole(self, text: str, field: str, classes: tuple[str, ...]) -> str:
         """The class of a whole value, by the field it stands in, or an empty string."""
-        cls = self.fields.get(_plain(field), "") if field else ""
-        if not cls or not covers(classes, cls):
+        if not field or field in self.unclassed:
+            return ""
+        cls = self.fields.get(_plain(field))
+        if cls is None:
+            if len(self.unclassed) < _NAMES:
+                self.unclassed.add(field)
+            return ""
+        if not covers(classes, cls):
             return ""
         rest = TOKEN_TEXT.sub("", text.encode("utf-8", "replace").decode()) if "<" in text else text
         if cls.startswith("secret.") and (len(rest) < SHORTEST or any(map(str.isspace, rest))):

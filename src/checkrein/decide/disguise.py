@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 from collections.abc import Iterator, Sequence
 
 from checkrein.decide.detect import Detectors, Span, context_of, covers
-from checkrein.decide.escapes import SIGNS, escaped, unescape
+from checkrein.decide.escapes import SIGNS, unescape
 from checkrein.decide.fold import image
 from checkrein.decide.passes import without_tokens
 from checkrein.decide.patterns import latin
@@ -26,7 +25,10 @@ WORK = 16
 _KNOWN = 64
 
 _HEX = latin(rb"[0-9A-Fa-f]+")
-RUN = rb"[A-Za-z0-9+/_\-]{16,}(?:\r?\n[A-Za-z0-9+/_\-]{16,})*(?:\r?\n[A-Za-z0-9+/_\-]+)?={0,2}"
+_SIGN = rb"[A-Za-z0-9+/_\-]"
+#: how a run begins
+LONG = _SIGN + b"{16}"
+RUN = _SIGN + rb"{16,}(?:\r?\n" + _SIGN + rb"{16,})*(?:\r?\n" + _SIGN + rb"+)?={0,2}"
 _AT, _DOT = rb" ?[\[({] ?at ?[\])}] ?", rb" ?[\[({] ?(?:dot|punkt) ?[\])}] ?"
 #: an address with `[at]` and `[dot]`, or in words alone
 IN_WORDS = (
@@ -34,8 +36,6 @@ IN_WORDS = (
     rb"\b[a-z0-9._%+\-]+ at [a-z0-9\-]+(?: dot [a-z0-9\-]+)* dot [a-z]{2,}\b"
 )
 _RUN, _IN_WORDS = latin(RUN), latin(IN_WORDS)
-#: without these signs there is none of either; most pieces of a stream have no such sign
-_LONG, _AT_OR_DOT = re.compile(rb"[A-Za-z0-9+/_\-]{16}"), re.compile(rb"[\[({] ?[aA][tT]| [dD][oO][tT] ")
 
 
 class Reading:
@@ -79,12 +79,11 @@ class Reading:
         too; `goes_on` if more data follows.
         """
         stop = len(data) if stop is None else stop
-        words = self._addresses and _AT_OR_DOT.search(data, start)
-        for match in _IN_WORDS.finditer(data, start) if words else ():
+        for match in _IN_WORDS.finditer(data, start) if self._addresses else ():
             if match.start() >= stop:
                 break
             yield Found(match.start(), match.end(), "pii.email")
-        for match in _RUN.finditer(data, start) if _LONG.search(data, start) else ():
+        for match in _RUN.finditer(data, start):
             first, last = match.span()
             if first >= stop or (self.opaque and goes_on):
                 break
@@ -125,11 +124,9 @@ class Reading:
         return self._left >= 0
 
 
-def hides(data: bytes) -> bool:
-    """Whether something in an image may stand there in another form."""
-    if escaped(data) or (_AT_OR_DOT.search(data) and _IN_WORDS.search(data)):
-        return True
-    return bool(_LONG.search(data)) and any(_said(match.group()) is not None for match in _RUN.finditer(data))
+def says(data: bytes) -> bool:
+    """Whether a run in an image stands for a text."""
+    return any(_said(match.group()) is not None for match in _RUN.finditer(data))
 
 
 def disguised(text: str, classes: tuple[str, ...], detectors: Detectors, field: str = "") -> tuple[list[Span], bool]:

@@ -34,11 +34,6 @@ _HELD = 1024
 Unit = tuple[str, int, int]
 
 
-def escaped(data: bytes) -> bool:
-    """Whether there is an escape in an image."""
-    return any(sign in data for sign in SIGNS) and _ESCAPE.search(data) is not None
-
-
 class Unescaper:
     """Takes an image in pieces apart: into what stands for itself and what is an escape, as soon as that is certain."""
 

@@ -14,8 +14,8 @@ _PATTERN_MEMORY = 8 << 20
 class PatternSet:
     """Many patterns searched in one pass; says which of them stand in a text, not where.
 
-    RE2 gives up when a set needs more memory than it may have, and then reports no match. A pattern that
-    always matches stands in every set, so that giving up is an error here and not "nothing found".
+    RE2 gives up when a set needs more memory than it may have, and then reports no match. The end of the text
+    stands in every set and always matches, so that giving up is an error here and not "nothing found".
     """
 
     def __init__(self, patterns: Iterable[str | bytes], *, latin: bool = False) -> None:
@@ -24,7 +24,7 @@ class PatternSet:
         for pattern in patterns:
             self._set.Add(pattern)
             self._count += 1
-        self._set.Add("")
+        self._set.Add(r"\z")
         self._set.Compile()
 
     def match(self, text: bytes) -> list[int]:

@@ -6,72 +6,96 @@ that would find nothing; where it cannot tell, it says no, and then each is look
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from checkrein.decide.detect import SHORTEST, Detectors, number_text
-from checkrein.decide.disguise import hides
+from checkrein.decide.detectors import TOKEN
+from checkrein.decide.disguise import IN_WORDS, LONG, says
+from checkrein.decide.escapes import ESCAPE
 from checkrein.decide.fold import image
-from checkrein.decide.passes import TOKENS
-from checkrein.decide.scan import BARRIER, LIMIT
+from checkrein.decide.partial import loose
+from checkrein.decide.patterns import PatternSet, latin
+from checkrein.decide.scan import LIMIT, Ruleset
 from checkrein.model import BadRequest
-from checkrein.model.json import loads
+from checkrein.model.json import json_type, loads
 
 #: between two texts: no pattern asks for the beginning or the end of a text, and nothing that hides goes on beyond
 _BETWEEN = "\n\n"
-_JSON = ("{", "[")
+#: a text that is a JSON object or a list begins so
+_JSON = frozenset("{[ \t\n\r")
+
+#: whether something stands indeed where a pattern was seen
+_Confirm = Callable[[bytes], object]
 
 
 def quiet(value: object, classes: tuple[str, ...], detectors: Detectors, levels: int) -> bool:
     """`levels` says how deeply JSON within texts may be nested."""
-    found = _Texts(classes)
+    texts: list[str] = []
     try:
-        if not found.take(value, "", detectors, levels):
+        if not _take(value, classes, detectors, levels, texts):
             return False
     except RecursionError:
         return False
-    data = image(_BETWEEN.join(found.texts))[0]
-    tokens = BARRIER in data and not TOKENS.quiet(data)
-    return not tokens and detectors.ruleset(classes).quiet(data) and not hides(data)
+    texts = [text for text in texts if len(text) >= SHORTEST]
+    whole = _BETWEEN.join(texts)
+    if len(whole) > LIMIT < max(map(len, texts)):  # it would be looked through in pieces, where each end counts
+        return False
+    data = image(whole)[0]
+    seen, confirm = _sight(detectors.ruleset(classes))
+    return not any(confirm[index](data) for index in seen.match(data))
 
 
-class _Texts:
-    """Every text that would be looked through. `take` says whether one look can tell."""
+@functools.lru_cache(maxsize=64)
+def _sight(rules: Ruleset) -> tuple[PatternSet, tuple[_Confirm, ...]]:
+    """What one pass looks for: the rules, placeholders, other forms; and, by its index, what confirms each."""
+    others = (TOKEN.pattern, IN_WORDS, ESCAPE)
+    seen = PatternSet([*map(loose, rules.patterns), *others, LONG], latin=True)
+    return seen, (*(pattern.search for pattern in (*rules.compiled, *map(latin, others))), says)
 
-    def __init__(self, classes: tuple[str, ...]) -> None:
-        self._classes = classes
-        self.texts: list[str] = []
 
-    def take(self, value: object, field: str, detectors: Detectors, levels: int) -> bool:
-        if isinstance(value, str):
-            return not detectors.whole(value, field, self._classes) and self._text(value, detectors, levels)
-        if isinstance(value, dict | Mapping):
-            for name, item in value.items():
-                key = str(name)
-                if not (self._text(key, detectors, levels) and self.take(item, key, detectors, levels)):
+def _take(value: object, classes: tuple[str, ...], detectors: Detectors, levels: int, texts: list[str]) -> bool:
+    """Take every text that would be looked through, of JSON within them too. Returns whether one look can tell."""
+    begin = len(texts)
+    if not _gather(value, "", classes, detectors, texts):
+        return False
+    inner = [value for text in texts[begin:] if text[:1] in _JSON and (value := _json(text)) is not None]
+    return not inner or (levels > 0 and _take(inner, classes, detectors.inner, levels - 1, texts))
+
+
+def _json(text: str) -> object:
+    try:
+        return loads(text)
+    except BadRequest:
+        return None
+
+
+def _gather(value: Any, field: str, classes: tuple[str, ...], detectors: Detectors, texts: list[str]) -> bool:
+    """Gather the texts of a value. Returns False where one is of a class as a whole, by its field."""
+    kind = json_type(value)
+    if kind is dict:
+        texts += map(str, value)
+        for name, item in value.items():
+            if type(item) is not str:
+                if not _gather(item, str(name), classes, detectors, texts):
                     return False
-            return True
-        if isinstance(value, list | tuple):
-            return self._parts(value) and all(self.take(item, field, detectors, levels) for item in value)
-        number = number_text(value, field, detectors)
-        return not number or self.take(number, field, detectors, levels)
-
-    def _text(self, text: str, detectors: Detectors, levels: int) -> bool:
-        if len(text) > LIMIT:  # it would be looked through in pieces, where each end counts
-            return False
-        if len(text) >= SHORTEST:
-            self.texts.append(text)
-        if (text[:1] in _JSON or text[:1].isspace()) and text.lstrip()[:1] in _JSON:
-            try:
-                inner = loads(text)
-            except BadRequest:
-                return True
-            return levels > 0 and self.take(inner, "", detectors.inner, levels - 1)
+            elif name not in detectors.unclassed and detectors.whole(item, str(name), classes):
+                return False
+            else:
+                texts.append(item)
         return True
+    if kind is list:
+        texts.append(_joined(value))
+        return all(_gather(item, field, classes, detectors, texts) for item in value)
+    text = value if kind is str else number_text(value, field, detectors)
+    texts.append(text)
+    return not (text and field and detectors.whole(text, field, classes))
 
-    def _parts(self, items: list[object] | tuple[object, ...]) -> bool:
-        """The parts of one message are also looked through as one text."""
-        parts = [item.get("text") for item in items if isinstance(item, dict | Mapping)]
-        texts = [text for text in parts if isinstance(text, str)]
-        whole = "".join(texts) if len(texts) > 1 else ""
-        self.texts.append(whole)
-        return len(whole) <= LIMIT
+
+def _joined(items: Sequence[Any]) -> str:
+    """The parts of one message are also looked through as one text."""
+    if len(items) < 2:
+        return ""
+    parts = [item.get("text") for item in items if json_type(item) is dict]
+    return "".join([text for text in parts if isinstance(text, str)])

@@ -34,8 +34,10 @@ def redact_json(
     A number that is personal data (a card written as an integer) becomes text. What holds no span is returned
     as it is, not copied, so `redact_json(value, ...) is value` says that nothing was found.
     """
-    if quiet(value, classes, detectors, LEVELS):
-        return value
+    return value if quiet(value, classes, detectors, LEVELS) else _redacted(value, classes, placeholders, detectors)
+
+
+def _redacted(value: object, classes: tuple[str, ...], placeholders: Placeholders, detectors: Detectors) -> object:
     for text in texts(value):
         placeholders.reserve(text)
     return _Redaction(classes, placeholders).value(value, "", detectors, LEVELS)
@@ -54,8 +56,10 @@ def detect_json(
     value: object, classes: tuple[str, ...] = EVERYTHING, *, detectors: Detectors = BUILT_IN
 ) -> Counter[str]:
     """How many spans of each class stand in a JSON value: in every string, member name and long number."""
+    if quiet(value, classes, detectors, LEVELS):
+        return Counter()
     placeholders = Placeholders()
-    redact_json(value, classes, placeholders, detectors=detectors)
+    _redacted(value, classes, placeholders, detectors)
     return placeholders.counts
 
 

@@ -79,6 +79,7 @@ class Ruleset:
     def __init__(self, rules: tuple[Rule, ...]) -> None:
         self._rules = tuple((rule, latin(rule.pattern)) for rule in rules)
         self.patterns = tuple(rule.pattern for rule in rules)
+        self.compiled = tuple(pattern for _, pattern in self._rules)
         #: what must be seen behind a candidate, and what the candidates are that ask for it
         self.after = max((rule.after for rule in rules), default=0)
         waiting = b"|".join(b"(?:%s)" % rule.pattern for rule in rules if rule.after)
@@ -88,10 +89,6 @@ class Ruleset:
         self._named: dict[bytes, bool] = {}
         self._any = PatternSet([loose(rule.pattern) for rule in rules], latin=True)
         self.viable = viable(self.patterns)
-
-    def quiet(self, data: bytes) -> bool:
-        """Whether no rule can find anything in an image, or in a part of it."""
-        return all(self._rules[index][1].search(data) is None for index in self._any.match(data))
 
     def scan(self, data: bytes, start: int, hold: int, context: bytes, *, final: bool) -> tuple[list[Found], int]:
         """What stands from `start` on, and up to where that is certain; matches from `hold` on are left for later."""
