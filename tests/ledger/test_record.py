@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 import rfc8785
@@ -9,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from checkrein.ledger import Draft, Record
-from checkrein.ledger.record import MAX_BYTES, Facets, commitment, decode, encode, facets, place, prepare
+from checkrein.ledger.record import MAX_BYTES, Facets, commitment, decode, encode, facets, mac, place, prepare
 from checkrein.model import LedgerInvalid
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -48,12 +54,19 @@ def test_preparing_and_placing_is_the_same_as_encoding(body: dict[str, Any]) -> 
     assert place(prepare(draft), seq=1, id="rec_1", ts_us=2) == encode(draft, seq=1, id="rec_1", ts_us=2)
 
 
+@pytest.mark.parametrize("around", [lambda value: value, lambda value: ["ü", {"in": (1, [value])}]])
 @pytest.mark.parametrize(
-    "value", [1.0, float("nan"), 2**53, -(2**53), b"bytes", {1: "a"}, {"é": 1}, {"a": {1, 2}}, "\ud800", object()]
+    "value",
+    [
+        *(1.0, float("nan"), 2**53, -(2**53), b"bytes", {1: "a"}, {"é": 1}, {"a": {1, 2}}, "\ud800", object()),
+        *(Decimal("1.5"), datetime(2026, 1, 1, tzinfo=UTC), UUID(int=1), Facets()),
+    ],
 )
-def test_values_that_two_readers_could_read_differently_are_refused(value: object) -> None:
+def test_values_that_two_readers_could_read_differently_are_refused(
+    value: object, around: Callable[[object], object]
+) -> None:
     with pytest.raises(ValueError, match=r".+"):
-        record({"value": value})
+        record({"value": around(value)})
 
 
 def test_a_record_that_is_too_long_is_refused() -> None:
@@ -119,6 +132,12 @@ def test_facets_are_read_from_wherever_a_kind_keeps_them() -> None:
 def test_facets_of_any_shape_are_text(value: object) -> None:
     body = dict.fromkeys(("actor", "action", "decision", "approval", "evaluation_id"), value)
     assert all(isinstance(getattr(facets(body), name), str) for name in Facets.__struct_fields__)
+
+
+@given(st.binary(max_size=200), st.binary(max_size=200))
+def test_a_commitment_is_hmac_sha256(key: bytes, data: bytes) -> None:
+    for _ in range(2):  # also with what is known of the key by then
+        assert mac(key, data) == hmac.new(key, data, hashlib.sha256).hexdigest()
 
 
 def test_a_commitment_depends_on_key_and_value_and_shows_neither() -> None:

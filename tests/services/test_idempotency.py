@@ -15,6 +15,7 @@ import pytest
 
 from checkrein import compose
 from checkrein.compose import System, open_system
+from checkrein.ledger.record import mac
 from checkrein.model import (
     Action,
     ApprovalRequired,
@@ -29,7 +30,7 @@ from checkrein.model import (
     Subject,
 )
 from checkrein.ports import RecordQuery, Unit
-from checkrein.services import privacy, records
+from checkrein.services import privacy
 from checkrein.services.idempotency import MAX_KEY, ROOM, Once, Replay
 from checkrein.services.spans import NOBODY
 from checkrein.services.steps import wait
@@ -358,7 +359,7 @@ def test_the_record_of_the_end_commits_to_the_answer(system: System):
     named = record.body["answer"]
     assert isinstance(named, dict)
     assert str(named["id"]).endswith(".answer")
-    assert named["hmac"] == records.payload_hmac(system.data.commitment_key(), ANSWER)
+    assert named["hmac"] == mac(system.data.commitment_key(), ANSWER)
 
 
 def test_a_key_is_forgotten_after_its_time_with_its_answer(system: System, monkeypatch: pytest.MonkeyPatch):

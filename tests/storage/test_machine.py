@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from checkrein.ledger import Draft, Record
 from checkrein.ledger.checkpoint import verify
+from checkrein.ledger.record import mac
 from checkrein.ledger.tree import leaf_hash, root_of
 from checkrein.model import Request, StoreConflict, Subject
 from checkrein.model.retention import Retention
@@ -24,7 +25,6 @@ from checkrein.services.audit import Audit
 from checkrein.services.evidence import growth
 from checkrein.services.payloads import reference
 from checkrein.services.privacy import Privacy
-from checkrein.services.records import payload_hmac
 from checkrein.services.rotation import rotate
 from checkrein.storage.files import DataDir
 from checkrein.storage.scrub import scrub
@@ -159,7 +159,7 @@ class Ledger(RuleBasedStateMachine):
         id, at_us = f"evl_{len(self.written)}.request", self.clock.us
         payload = Payload(id=id, subject=reference(self.key, "user", whose), trace_id="ab", created_us=at_us, data=data)
         self.vaults[who].seal(payload).result()
-        named = {"id": id, "alg": "A256GCM", "hmac": payload_hmac(self.key, data)}
+        named = {"id": id, "alg": "A256GCM", "hmac": mac(self.key, data)}
         draft = Draft("decision", "ab", {"actor": {"type": "user", "id": whose, "agent": ""}, "payload": named})
         self.written.extend(self.stores[who].commit(Unit((draft,))).result())
         self.payloads[len(self.written) - 1] = (whose, False)

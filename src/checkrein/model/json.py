@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import msgspec
@@ -168,33 +168,45 @@ def dumps(value: object) -> bytes:
 
 def canonical(value: object) -> bytes:
     """RFC 8785 bytes of a value the ledger admits; raises `ValueError` for any other."""
+    try:
+        data = _encoder.encode(value)  # which refuses halves of surrogate pairs, and members not named by text
+    except TypeError as error:
+        raise ValueError(f"it has no place in a record: {str(error).lower()}") from error
     _admit(value)
-    return _encoder.encode(value)
+    if not data.isascii():
+        _require_ascii_keys(value)
+    return data
 
 
-def _admit(value: Any) -> None:
-    # on the path of every record: exact types, for `isinstance` of an ABC is far slower, and no call for a plain value
-    kind = type(value)
-    items: Iterable[Any] = (value,)
-    if kind is dict:
-        for key in value:
-            if type(key) is not str or not key.isascii():
-                raise ValueError(f"the key {key!r} is not ASCII text")
-        items = value.values()
-    elif kind is list or kind is tuple:
-        items = value
-    for item in items:
+def _admit(value: object) -> None:
+    """Raise `ValueError` for what the encoder writes and the ledger does not admit."""
+    # on the path of every record: one loop over all there is, exact types, and no call for a plain value
+    every: list[Any] = [value]
+    for item in every:  # which grows meanwhile
         kind = type(item)
         if kind is str:
-            if not item.isascii():
-                item.encode("utf-8")  # a lone surrogate raises UnicodeEncodeError
-        elif kind is dict or kind is list or kind is tuple:
-            _admit(item)
+            continue
+        if kind is dict:
+            every += item.values()
         elif kind is int:
             if not -MAX_INTEGER <= item <= MAX_INTEGER:
                 raise ValueError("an integer beyond 2^53-1 has no place in a record")
+        elif kind is list or kind is tuple:
+            every += item
         elif item is not None and kind is not bool:
-            _admit(_plain(item))
+            every.append(_plain(item))
+
+
+def _require_ascii_keys(value: object) -> None:
+    every: list[Any] = [value]
+    for item in every:
+        if isinstance(item, Mapping):
+            for key in item:
+                if not key.isascii():
+                    raise ValueError(f"the key {key!r} is not ASCII text")
+            every += item.values()
+        elif isinstance(item, list | tuple):
+            every += item
 
 
 def _plain(value: object) -> object:
@@ -221,7 +233,12 @@ def fold(value: Any) -> object:
     if kind is str:
         return ["hex", value.encode("utf-8", "surrogatepass").hex()] if _lonely(value) else ["text", value]
     if kind is dict or isinstance(value, Mapping):
-        return ["object", [[fold(key), fold(value[key])] for key in sorted(value)]]
+        members: list[object] = []
+        for key in sorted(value):
+            item = value[key]  # a prompt is mostly plain text under plain names: no call for those
+            name = ["text", key] if type(key) is str and key.isascii() else fold(key)
+            members.append([name, ["text", item] if type(item) is str and item.isascii() else fold(item)])
+        return ["object", members]
     if kind is list or isinstance(value, list | tuple):
         return ["list", [fold(item) for item in value]]
     if isinstance(value, float):

@@ -13,7 +13,7 @@ import msgspec
 from checkrein.flow.approval import TRANSITIONS, Approval, IllegalEvent
 from checkrein.flow.grant import State as GrantState
 from checkrein.ledger import Record
-from checkrein.ledger.record import commitment, member
+from checkrein.ledger.record import commitment, mac, member
 from checkrein.model import (
     Action,
     BadRequest,
@@ -187,7 +187,7 @@ class Privacy:
         payload = self._payloads.read(id, ref)
         if payload is None:
             return self._absence(record, body, ref), b""
-        if not hmac.compare_digest(records.payload_hmac(self._key, payload.data), str(named.get("hmac", ""))):
+        if not hmac.compare_digest(mac(self._key, payload.data), str(named.get("hmac", ""))):
             raise LedgerInvalid(
                 f"payload `{id}` is not what record {record.seq} commits to",
                 hint="restore `payload.db` from a backup",

@@ -7,7 +7,6 @@ nothing without the key.
 from __future__ import annotations
 
 import hashlib
-import hmac
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -17,7 +16,7 @@ from checkrein.flow.emergency import Review
 from checkrein.flow.grant import Grant
 from checkrein.flow.quota import Reservation
 from checkrein.ledger import Draft
-from checkrein.ledger.record import commitment
+from checkrein.ledger.record import commitment, mac
 from checkrein.model import Decision, Request
 from checkrein.model.json import JsonObject, fold_bytes
 from checkrein.model.request import ANSWER
@@ -36,14 +35,16 @@ def cut(text: str) -> str:
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
 
-def _actor(request: Request) -> dict[str, object]:
-    return {"type": cut(request.subject.type), "id": cut(request.subject.id), "agent": cut(request.agent_id)}
-
-
-def _action(request: Request) -> dict[str, object]:
-    resource = {"type": cut(request.resource.type), "id": cut(request.resource.id)}
-    direction = {"direction": ANSWER} if request.is_answer else {}
-    return {"name": cut(request.action.name), "resource": resource, **direction}
+def _about(request: Request) -> dict[str, object]:
+    """The members of a record that say who does what to what."""
+    subject, action, resource = request.subject, request.action, request.resource
+    what: dict[str, object] = {
+        "name": cut(action.name),
+        "resource": {"type": cut(resource.type), "id": cut(resource.id)},
+    }
+    if request.is_answer:
+        what["direction"] = ANSWER
+    return {"actor": {"type": cut(subject.type), "id": cut(subject.id), "agent": cut(request.agent_id)}, "action": what}
 
 
 def arguments(request: Request) -> bytes:
@@ -51,18 +52,14 @@ def arguments(request: Request) -> bytes:
     return fold_bytes(request.action.input)
 
 
-def payload_hmac(key: bytes, data: bytes) -> str:
-    """The keyed commitment to a payload's bytes: what is decrypted later is what was recorded."""
-    return hmac.digest(key, data, "sha256").hex()
-
-
-def _sealed(key: bytes, **payloads: Payload | None) -> dict[str, object]:
-    """The members of a record that name its payloads."""
-    return {
-        name: {"id": sealed.id, "alg": PAYLOAD_ALG, "hmac": payload_hmac(key, sealed.data)}
-        for name, sealed in payloads.items()
-        if sealed is not None
-    }
+def _sealed(key: bytes, payload: Payload | None, answer: Payload | None) -> dict[str, object]:
+    """The members of a record that name its payloads: what is decrypted later is what was recorded."""
+    named: dict[str, object] = {}
+    if payload is not None:
+        named["payload"] = {"id": payload.id, "alg": PAYLOAD_ALG, "hmac": mac(key, payload.data)}
+    if answer is not None:
+        named["answer"] = {"id": answer.id, "alg": PAYLOAD_ALG, "hmac": mac(key, answer.data)}
+    return named
 
 
 def decision(
@@ -87,9 +84,8 @@ def decision(
         "decision",
         made.trace_id,
         {
-            "actor": _actor(request),
-            "action": _action(request),
-            "input_hmac": payload_hmac(key, given),
+            **_about(request),
+            "input_hmac": mac(key, given),
             "input_bytes": len(given),
             "caller": caller,
             "mode": mode,
@@ -113,7 +109,7 @@ def decision(
             "redactions": dict(redactions),
             "approval": {"id": made.approval_id},
             **_rollout(made),
-            **_sealed(key, payload=payload, answer=answer),
+            **_sealed(key, payload, answer),
         },
     )
 
@@ -135,9 +131,8 @@ def search(
         "search",
         trace_id,
         {
-            "actor": _actor(request),
-            "action": _action(request),
-            "input_hmac": payload_hmac(key, given),
+            **_about(request),
+            "input_hmac": mac(key, given),
             "input_bytes": len(given),
             "caller": caller,
             "search": {
@@ -167,8 +162,7 @@ def started(request: Request, made: Decision, *, owner: str, reserved: Reservati
         "execution.started",
         made.trace_id,
         {
-            "actor": _actor(request),
-            "action": _action(request),
+            **_about(request),
             "evaluation_id": made.evaluation_id,
             "owner": owner,
             "approval": {"id": made.approval_id},
@@ -198,15 +192,14 @@ def finished(
         "execution.finished",
         made.trace_id,
         {
-            "actor": _actor(request),
-            "action": _action(request),
+            **_about(request),
             "evaluation_id": made.evaluation_id,
             "status": status,
             "error": cut(error),
             "duration_us": duration_us,
             "detail": dict(detail),
             **_rollout(made),
-            **_sealed(key, payload=payload, answer=answer),
+            **_sealed(key, payload, answer),
         },
     )
 
@@ -242,8 +235,7 @@ def approval(kind: str, row: Approval, *, key: bytes) -> Draft:
         kind,
         row.trace_id,
         {
-            "actor": _actor(request),
-            "action": _action(request),
+            **_about(request),
             "approval": {
                 "id": row.id,
                 "state": row.state.value,
@@ -360,8 +352,8 @@ def break_glass(row: Approval, breach: Breach, *, role: str, owners: Sequence[st
         "approval.break_glass",
         row.trace_id,
         {
+            **_about(row.request()),
             "actor": {"type": "user", "id": cut(breach.by), "agent": ""},
-            "action": _action(row.request()),
             "approval": {
                 "id": row.id,
                 "state": row.state.value,
