@@ -11,7 +11,6 @@ import asyncio
 import io
 import re
 from collections.abc import AsyncIterator, Collection, Mapping
-from types import MappingProxyType
 
 import aiohttp
 import msgspec
@@ -19,7 +18,6 @@ from yarl import URL
 
 from checkrein import __version__
 from checkrein.connectors.addresses import ForbiddenAddress, Network, Resolver, admits, networks, written_out
-from checkrein.connectors.patience import within
 from checkrein.model import BadRequest, ConfigError, UpstreamUnavailable, UpstreamUnreachable
 from checkrein.ports import Reply
 
@@ -70,7 +68,13 @@ class HttpUpstream:
         self._name = name
         self._listed = networks(listed)
         self._base = _checked_base(name, base_url, self._listed)
-        self._injected = _credential_headers(name, credential, credential_header)
+        #: what every request carries, whatever its caller sends
+        self._fixed = {
+            # identity: the body must be readable as it arrives, to be decided and redacted
+            "accept-encoding": "identity",
+            "user-agent": f"checkrein/{__version__}",
+            **_credential_headers(name, credential, credential_header),
+        }
         self._timeouts = timeouts or Timeouts()
         self._max_connections = max_connections
         self._session: aiohttp.ClientSession | None = None
@@ -144,6 +148,7 @@ class HttpUpstream:
                     limit=self._max_connections, keepalive_timeout=_KEEPALIVE_S, resolver=Resolver(self._listed)
                 ),
                 timeout=aiohttp.ClientTimeout(total=None, connect=self._timeouts.connect),
+                headers=self._fixed,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,
             )
@@ -166,12 +171,12 @@ class HttpUpstream:
     def _outgoing(self, headers: Mapping[str, str]) -> dict[str, str]:
         sent: dict[str, str] = {}
         for name, value in headers.items():
-            if name.lower() in REQUEST_HEADERS:
+            lower = name.lower()
+            if lower in REQUEST_HEADERS and lower not in self._fixed:
                 if not (value.isascii() and value.isprintable()):
-                    raise BadRequest(f"the header `{name.lower()}` is not plain text", hint="send printable ASCII")
-                sent[name.lower()] = value
-        # identity: the body must be readable as it arrives, to be decided and redacted
-        return sent | {"accept-encoding": "identity", "user-agent": f"checkrein/{__version__}"} | self._injected
+                    raise BadRequest(f"the header `{lower}` is not plain text", hint="send printable ASCII")
+                sent[lower] = value
+        return sent
 
     def _failure(self, what: str, hint: str) -> UpstreamUnavailable:
         return UpstreamUnavailable(f"the upstream `{self._name}` {what}", hint=hint)
@@ -195,36 +200,36 @@ class _HttpReply:
         self._upstream = upstream
         self._deadline = deadline
         self.status = response.status
-        self.headers: Mapping[str, str] = MappingProxyType(
-            {
-                name: value
-                for name, value in ((name.lower(), value) for name, value in response.headers.items())
-                if name in REPLY_HEADERS or name.startswith("x-ratelimit-")
-            }
-        )
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        self.headers: Mapping[str, str] = {
+            name: value for name, value in headers.items() if name in REPLY_HEADERS or name.startswith("x-ratelimit-")
+        }
 
     async def body(self) -> AsyncIterator[bytes]:
         content, idle = self._response.content, self._upstream._timeouts.idle
         clock = asyncio.get_running_loop().time
         try:
-            while True:
+            while not content.at_eof():
                 left = self._deadline - clock()
                 if left <= 0:  # a flood never waits, so no timer would end it
                     raise TimeoutError
-                chunk = await within(min(idle, left), content.readany())
+                chunk = content.read_nowait()
                 if not chunk:
-                    return
-                yield chunk
+                    async with asyncio.timeout(min(idle, left)):
+                        chunk = await content.readany()
+                if chunk:
+                    yield chunk
         except TimeoutError:
             what = "took too long to finish" if clock() >= self._deadline else f"sent nothing for {idle:g} s"
             raise self._upstream._failure(what, "try again, or give it more time in `checkrein.toml`") from None
         except (aiohttp.ClientError, OSError):
             raise self._upstream._failure("broke off in its answer", "look at its log; it may have run") from None
         finally:
-            self._response.close()
+            await self.close()
 
     async def close(self) -> None:
-        self._response.close()
+        if not self._response.closed:  # it is once all of it has come, and its connection serves others
+            self._response.close()
 
 
 def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
