@@ -7,7 +7,8 @@ A word can only raise a risk, never lower it; and the tool call that follows a p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 import re2
@@ -20,6 +21,7 @@ from checkrein.decide.patterns import PatternSet
 from checkrein.decide.provenance import Provenance
 from checkrein.decide.redact import detect_json
 from checkrein.model import BadRequest, Request, Risk
+from checkrein.model.json import json_type
 from checkrein.model.risk import RED_FROM
 from checkrein.policy.effect import Effect
 from checkrein.policy.manifest import Manifest, Manifests
@@ -104,12 +106,13 @@ class Classifier:
     def _prompt(self, body: Mapping[str, object]) -> tuple[list[Factor], set[str]]:
         labels: set[str] = set()
         strongest: Factor = (0, "")
-        for manifest in self._intents.wanted(asked(body, joined=True)):
+        wanted, mentioned = self._intents.wanted(asked(body, joined=True), _elsewhere(body))
+        for manifest in wanted:
             labels |= _labels(manifest)
             points = _score(manifest.effects, manifest.labels)
             strongest = max(strongest, (points, f"asks for {_named(manifest)}"), key=lambda factor: factor[0])
         # what stands elsewhere (instructions, answers of tools) may speak of a tool without wanting it
-        for manifest in self._intents.wanted(_elsewhere(body)):
+        for manifest in mentioned:
             points = min(_score(manifest.effects, manifest.labels), _ELSEWHERE)
             strongest = max(
                 strongest, (points, f"speaks of {_named(manifest)} outside what is asked"), key=lambda factor: factor[0]
@@ -184,17 +187,11 @@ def _found(what: str, root: str, points: int, detected: Mapping[str, int]) -> li
 def _elsewhere(body: Mapping[str, object]) -> str:
     """The text of messages that are not the user's."""
     messages = body.get("messages", body.get("input"))
-    if not isinstance(messages, list):
-        return ""
-    others = (message for message in messages if isinstance(message, Mapping) and _is_others(message))
-    return "\n".join(text for message in others for text in _said(message.get("content", message.get("output"))))
-
-
-def _said(content: object) -> Iterator[str]:
-    """Every text of a message's content; a word that is cut into two parts also whole."""
-    yield from _strings(content)
-    if isinstance(content, list) and len(content) > 1:
-        yield "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+    texts: list[str] = []
+    for message in messages if isinstance(messages, list) else ():
+        if json_type(message) is dict and _is_others(message):
+            _say(message.get("content", message.get("output")), texts, joined=True)
+    return "\n".join(texts)
 
 
 #: roles whose text is not what the user asks for
@@ -206,20 +203,20 @@ def asked(body: Mapping[str, object], *, joined: bool = False) -> str:
 
     `joined` adds the parts of each message as one text: so a matcher finds words that are cut into two.
     """
-    say = _said if joined else _strings
     messages = body.get("messages", body.get("input"))
     if isinstance(messages, str) and messages.strip():
         return messages
-    if isinstance(messages, list):
-        asked = [
-            text
-            for message in messages
-            if not (isinstance(message, Mapping) and _is_others(message))
-            for text in say(message.get("content") if isinstance(message, Mapping) else message)
-        ]
-        if any(text.strip() for text in asked):
-            return "\n".join(asked)
-    return "\n".join(_strings(body))
+    texts: list[str] = []
+    for message in messages if isinstance(messages, list) else ():
+        if json_type(message) is not dict:
+            _say(message, texts, joined=joined)
+        elif not _is_others(message):
+            _say(message.get("content"), texts, joined=joined)
+    said = "\n".join(texts)
+    if not said or said.isspace():
+        _say(body, texts := [], joined=False)
+        said = "\n".join(texts)
+    return said
 
 
 def _is_others(message: Mapping[str, object]) -> bool:
@@ -227,15 +224,19 @@ def _is_others(message: Mapping[str, object]) -> bool:
     return message.get("role") in _OTHER_ROLES or message.get("type", "message") != "message"
 
 
-def _strings(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
+def _say(value: Any, texts: list[str], *, joined: bool) -> None:
+    """Every text of a message's content; with `joined`, a word that is cut into two parts also whole."""
+    kind = json_type(value)
+    if kind is str:
+        texts.append(value)
+    elif kind is dict:
         for item in value.values():
-            yield from _strings(item)
-    elif isinstance(value, list | tuple):
+            _say(item, texts, joined=False)
+    elif kind is list:
         for item in value:
-            yield from _strings(item)
+            _say(item, texts, joined=False)
+        if joined and len(value) > 1:
+            texts.append("".join([str(part.get("text", "")) for part in value if json_type(part) is dict]))
 
 
 #: one character of a word, and what may stand between two words of one phrase, in folded text
@@ -243,6 +244,10 @@ _WORD = r"[^\x00-/:-`{-\x7f]"
 _BETWEEN = r"[\x00-\x20\"-\-/:<-@\[-`{-\x7f]"
 #: what `*` stands for: at most eight words of the same sentence
 _GAP = f"{_BETWEEN}{{1,8}}(?:{_WORD}+{_BETWEEN}{{1,8}}){{0,8}}"
+
+
+#: the tool, the phrases it needs, and all of it
+_Intent = tuple[Manifest, frozenset[int], re2._Regexp]
 
 
 class _Intents:
@@ -253,7 +258,9 @@ class _Intents:
 
     def __init__(self, manifests: Manifests) -> None:
         tools = (manifests.tools[name] for name in manifests.names())
-        intents = [(manifest, _phrases(intent)) for manifest in tools for intent in manifest.intents]
+        intents = [
+            (manifest, needed) for manifest in tools for intent in manifest.intents if (needed := _phrases(intent))
+        ]
         phrases = sorted({phrase for _, needed in intents for phrase in needed})
         self._phrases = PatternSet(phrases)
         self._intents = [
@@ -264,14 +271,24 @@ class _Intents:
             )
             for manifest, needed in intents
         ]
+        #: by the longest phrase of each, where the intents stand
+        self._places: list[list[int]] = [[] for _ in phrases]
+        for place, (_, needed) in enumerate(intents):
+            self._places[phrases.index(max(needed, key=len))].append(place)
 
-    def wanted(self, text: str) -> list[Manifest]:
-        """The tools that the text asks for, by name."""
-        folded = skeleton(text).encode("utf-8", "replace")
-        seen = frozenset(self._phrases.match(folded))
+    def wanted(self, *texts: str) -> list[list[Manifest]]:
+        """The tools that each of the texts asks for, by name."""
+        folded = [skeleton(text).encode("utf-8", "replace") for text in texts]
+        seen = frozenset(self._phrases.match(b"\n".join(folded)))
+        places = sorted([place for phrase in seen for place in self._places[phrase]])
+        possible = [intent for intent in map(self._intents.__getitem__, places) if intent[1] <= seen]
+        return [self._named(text, possible) for text in folded]
+
+    @staticmethod
+    def _named(folded: bytes, possible: Sequence[_Intent]) -> list[Manifest]:
         found: dict[str, Manifest] = {}
-        for manifest, needed, whole in self._intents:
-            if needed <= seen and manifest.name not in found and whole.search(folded) is not None:
+        for manifest, _, whole in possible:
+            if manifest.name not in found and whole.search(folded) is not None:
                 found[manifest.name] = manifest
         return list(found.values())
 

@@ -21,6 +21,7 @@ _HIDDEN = bytes(code for code in range(0x20) if code not in b"\t\n\r") + b"\x7f"
 _NUL = "\x00"
 #: what an image shows as a backslash
 BACKSLASHES = "\\\uff3c\ufe68"
+_BACKSLASH = ord("\\")
 _ESCAPES = ((b"\\n", b" \n"), (b"\\r", b" \r"), (b"\\t", b" \t"))
 #: an attacker may send every code point there is; the tables stop growing here
 _TABLE_SIZE = 20_000
@@ -81,6 +82,9 @@ def _fold_of(char: str) -> str:
 
 _IMAGE = _Image()
 _FOLD = _Fold()
+#: the same for the bytes of a text that is all ASCII: what each becomes, and which become nothing
+_UNSEEN = bytes(code for code in range(0x80) if not _FOLD[code])
+_ASCII = bytes(ord(_FOLD[code] or " ") for code in range(0x80)) + bytes(0x80)
 
 
 def image(text: str) -> tuple[bytes, list[int] | None]:
@@ -89,7 +93,7 @@ def image(text: str) -> tuple[bytes, list[int] | None]:
     A line end written as an escape, as in JSON within a text, is a line end.
     """
     data = text.encode("ascii") if text.isascii() else text.translate(_IMAGE).encode("latin-1")
-    if b"\\" in data:
+    if _BACKSLASH in data:
         for escape, seen in _ESCAPES:
             data = data.replace(escape, seen)
     seen = data.translate(None, _HIDDEN)
@@ -102,10 +106,10 @@ def image(text: str) -> tuple[bytes, list[int] | None]:
 def fold(text: str) -> str:
     """Case, width, accents, invisible characters and runs of space folded away; punctuation kept as ASCII."""
     if text.isascii():
-        plain = text.lower()
+        plain = text.encode("ascii").lower().translate(_ASCII, _UNSEEN).decode("ascii")
     else:  # decomposing can uncover capitals, and folding case can uncover what decomposes
-        plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
-    return " ".join(plain.translate(_FOLD).split())
+        plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold()).translate(_FOLD)
+    return " ".join(plain.split()) if "  " in plain else plain.strip(" ")
 
 
 def skeleton(text: str) -> str:
