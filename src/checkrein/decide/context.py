@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 
 from checkrein.decide.classify import Classified
 from checkrein.decide.provenance import Provenance, trace
 from checkrein.model import BadRequest, Request
+from checkrein.model.json import json_type
+from checkrein.model.risk import Level
 from checkrein.model.usage import NANO, Usage, Used
 from checkrein.policy.entities import Entities, Entity
 from checkrein.policy.manifest import Manifest, Resolved
@@ -89,27 +92,24 @@ def question(
     principal = _principal(request, situation)
     action = action_entity(request.action.name, resolved.effects, situation.protocol)
     resource = Entity(Uid(_resource_type(request), request.resource.id), tags=_texts(request.resource.properties))
-    labels = sorted({*classified.labels, *situation.labels})
     context: dict[str, object] = {
         "agent": _agent(request),
         "time": _time(situation.now_us // HOUR_US),
-        "risk": {"level": classified.risk.level.value, "score": classified.risk.score},
-        "labels": labels,
+        "risk": _risk(classified.risk.level, classified.risk.score),
+        "labels": sorted({*classified.labels, *situation.labels}),
         "usage": _usage(Usage.claimed(request.context.get("usage")) if situation.usage is None else situation.usage),
         "input": _prompt_input(request) if request.is_prompt else _input(request, resolved.manifest),
     }
-    environment = situation.environment or _text(request.context, "environment")
-    named = {
-        "environment": environment,
-        "scope": _text(request.context, "scope"),
-        "session": _text(request.context, "session"),
-    }
-    context |= {name: text for name, text in named.items() if text}
+    if environment := situation.environment or _text(request.context, "environment"):
+        context["environment"] = environment
+    for name in ("scope", "session"):
+        if text := _text(request.context, name):
+            context[name] = text
     if sources:
         context["provenance"] = {name: source.value for name, source in sources.items()}
     if situation.approval_id:
         context["approval"] = {"id": situation.approval_id}
-    entities = Entities([principal, action, resource])
+    entities = Entities((principal, action, resource))
     return Question(principal.uid, action.uid, resource.uid, context, entities)
 
 
@@ -118,10 +118,10 @@ def _principal(request: Request, situation: Situation) -> Entity:
     kind = _PRINCIPALS.get(subject.type)
     if kind is None:
         raise BadRequest("the subject's type is unknown", hint=f"known: {', '.join(_PRINCIPALS)}")
-    roles = frozenset(Uid("Role", role) for role in (*situation.roles, *subject.roles))
-    texts = _texts(subject.properties)
-    attributes = {name: texts.pop(name) for name in SUBJECT_ATTRIBUTES if name in texts}
-    return Entity(Uid(kind, subject.id), attributes, roles, texts)
+    roles = frozenset([Uid("Role", role) for role in (*situation.roles, *subject.roles)])
+    tags = _texts(subject.properties)
+    attributes = {name: tags.pop(name) for name in SUBJECT_ATTRIBUTES if name in tags} if tags else {}
+    return Entity(Uid(kind, subject.id), attributes, roles, tags)
 
 
 def _resource_type(request: Request) -> str:
@@ -143,14 +143,23 @@ def _text(members: Mapping[str, object], name: str) -> str:
     return value
 
 
-def _agent(request: Request) -> dict[str, str]:
+def _agent(request: Request) -> Read:
     value = request.context.get("agent")
     if value is None:
-        return {"id": ""}
-    if not isinstance(value, Mapping):
+        return _named_agent("", "")
+    if json_type(value) is not dict:
         raise BadRequest("`context.agent` is not an object", hint='send `{"id": "...", "version": "..."}`')
-    agent = {name: _text(value, name) for name in ("id", "version")}
-    return {name: text for name, text in agent.items() if text or name == "id"}
+    return _named_agent(_text(value, "id"), _text(value, "version"))
+
+
+@lru_cache(maxsize=1024)
+def _named_agent(id: str, version: str) -> Read:
+    return Read({"id": id, "version": version} if version else {"id": id})
+
+
+@lru_cache(maxsize=512)
+def _risk(level: Level, score: int) -> Read:
+    return Read({"level": level.value, "score": score})
 
 
 @lru_cache(maxsize=16)
@@ -179,14 +188,14 @@ def _used(used: Used) -> Read:
 def _prompt_input(request: Request) -> dict[str, object]:
     """Facts about a prompt; its text is nothing that policies may depend on."""
     body = request.action.input
-    _numbers(body)
+    lengths = {name: _length((item,)) for name, item in body.items()}
     messages = body.get("messages")
     model = body.get("model")
     if request.is_answer:
         said = body.get("chars")
         chars = said if isinstance(said, int) else 0
     else:
-        chars = _length(body if messages is None else messages)
+        chars = sum(lengths.values()) if messages is None else lengths["messages"]
     return {
         "model": model if isinstance(model, str) else request.resource.id,
         "chars": chars,
@@ -195,18 +204,9 @@ def _prompt_input(request: Request) -> dict[str, object]:
     }
 
 
-def _length(value: object) -> int:
-    """How many characters there are in all texts of a value."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict | list | tuple | Mapping):
-        return sum([_length(item) for item in (value.values() if isinstance(value, Mapping) else value)])
-    return 0
-
-
 def _input(request: Request, manifest: Manifest | None) -> dict[str, object]:
     """The arguments by their declared types. An undeclared tool has none that policies could name."""
-    _numbers(request.action.input)
+    _length(request.action.input.values())  # refuses odd numbers
     shown: dict[str, object] = {}
     for name, kind in manifest.input.items() if manifest is not None else ():
         value = request.action.input.get(name)
@@ -216,17 +216,25 @@ def _input(request: Request, manifest: Manifest | None) -> dict[str, object]:
     return shown
 
 
-def _numbers(value: object) -> None:
-    """Refuse numbers that two readers of the same request could take for different ones."""
-    if isinstance(value, str):  # most are
-        return
-    if isinstance(value, float) and not math.isfinite(value):
-        raise BadRequest("a number is not finite", hint="send a finite number or leave it out")
-    if isinstance(value, int) and not MIN_LONG <= value <= MAX_LONG:
-        raise BadRequest("an integer is beyond 64 bits", hint="send it as text")
-    if isinstance(value, dict | list | tuple | Mapping):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            _numbers(item)
+def _length(values: Iterable[Any]) -> int:
+    """How many characters there are in all texts of these values.
+
+    Refuses numbers that two readers of the same request could take for different ones.
+    """
+    length = 0
+    for value in values:
+        kind = json_type(value)
+        if kind is str:
+            length += len(value)
+        elif kind is dict:
+            length += _length(value.values())
+        elif kind is list:
+            length += _length(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise BadRequest("a number is not finite", hint="send a finite number or leave it out")
+        elif isinstance(value, int) and not MIN_LONG <= value <= MAX_LONG:
+            raise BadRequest("an integer is beyond 64 bits", hint="send it as text")
+    return length
 
 
 def _decimal(number: Decimal) -> dict[str, object]:

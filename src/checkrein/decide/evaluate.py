@@ -32,7 +32,7 @@ from checkrein.model import (
 from checkrein.model.requirement import combine
 from checkrein.policy.bundle import Bundle
 from checkrein.policy.cedar import Kind
-from checkrein.policy.engine import PolicyResult
+from checkrein.policy.engine import Ids, PolicyResult
 
 __all__ = ["NamedPolicy", "PythonPolicy", "Situation", "evaluate", "redact_problems"]
 
@@ -127,7 +127,9 @@ def _decide(
     verdicts = _Verdicts(bundle, result)
     for name, policy in python_policies:
         verdicts.ask(f"python:{name}", policy, request, asked.context)
-    result = verdicts.result().without(situation.discharged)
+    result = verdicts.result()
+    if situation.discharged:
+        result = result.without(situation.discharged)
     rules = [verdicts.rules[id] for id in result.determining]
     requirements = tuple(rule.requirement for rule in rules if rule.requirement is not None)
     alternatives = [text for rule in rules for text in rule.alternatives]
@@ -161,9 +163,10 @@ class _Verdicts:
     """What all policies say, Cedar's first, and then the Python ones, one by one."""
 
     def __init__(self, bundle: Bundle, result: PolicyResult) -> None:
-        self._satisfied = {kind: list(ids) for kind, ids in result.satisfied.items()}
-        self._erring = {kind: list(ids) for kind, ids in result.erring.items()}
-        self._errors = dict(result.errors)
+        self._result = result
+        #: what is added to the result
+        self._satisfied: dict[Kind, Ids] = {}
+        self._errors: dict[str, str] = {}
         self.rules: dict[str, _Rule] = {}
         for ids in result.satisfied.values():
             for id in ids:
@@ -175,10 +178,10 @@ class _Verdicts:
 
     def _check_duties(self) -> None:
         """A duty that cannot be carried out is an error: nobody to ask, nothing that could be redacted."""
-        for id in self._satisfied.get(Kind.REVIEW, ()):
+        for id in self._result.of_kind(Kind.REVIEW):
             if self.rules[id].requirement is None:
                 self._fail(id, "the review names no approvers")
-        for id in self._satisfied.get(Kind.REDACT, ()):
+        for id in self._result.of_kind(Kind.REDACT):
             for cls in self.rules[id].redact:
                 if not known(cls):
                     self._fail(id, f"no detector finds `{cls[:80]}`")
@@ -198,17 +201,23 @@ class _Verdicts:
             alternatives = tuple(advice.text for advice in answer.advice)
             reasons = answer.reasons or (f"policy `{id}`",)
             self.rules[id] = _Rule(reasons, alternatives, answer.requirement, answer.redact)
-            self._satisfied.setdefault(_KINDS[answer.outcome], []).append(id)
+            kind = _KINDS[answer.outcome]
+            self._satisfied[kind] = (*self._satisfied.get(kind, ()), id)
 
     def _fail(self, id: str, message: str) -> None:
         self._errors[id] = message
-        self._erring.setdefault(Kind.FORBID, []).append(id)
 
     def result(self) -> PolicyResult:
+        """The result with what was added: each failure counts as a forbid that errs."""
+        result = self._result
+        if not (self._satisfied or self._errors):
+            return result
+        satisfied = {kind: (*result.of_kind(kind), *ids) for kind, ids in self._satisfied.items()}
+        erring = (*result.erring.get(Kind.FORBID, ()), *self._errors)
         return PolicyResult.of(
-            {kind: tuple(ids) for kind, ids in self._satisfied.items()},
-            {kind: tuple(ids) for kind, ids in self._erring.items()},
-            self._errors,
+            {**result.satisfied, **satisfied},
+            {**result.erring, **({Kind.FORBID: erring} if erring else {})},
+            {**result.errors, **self._errors},
         )
 
 

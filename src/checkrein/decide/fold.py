@@ -84,7 +84,7 @@ _IMAGE = _Image()
 _FOLD = _Fold()
 #: the same for the bytes of a text that is all ASCII: what each becomes, and which become nothing
 _UNSEEN = bytes(code for code in range(0x80) if not _FOLD[code])
-_ASCII = bytes(ord(_FOLD[code] or " ") for code in range(0x80)) + bytes(0x80)
+_ASCII = bytes(ord(_FOLD[code] or " ") for code in range(0x80)).lower() + bytes(0x80)
 
 
 def image(text: str) -> tuple[bytes, list[int] | None]:
@@ -106,7 +106,7 @@ def image(text: str) -> tuple[bytes, list[int] | None]:
 def fold(text: str) -> str:
     """Case, width, accents, invisible characters and runs of space folded away; punctuation kept as ASCII."""
     if text.isascii():
-        plain = text.encode("ascii").lower().translate(_ASCII, _UNSEEN).decode("ascii")
+        plain = text.encode("ascii").translate(_ASCII, _UNSEEN).decode("ascii")
     else:  # decomposing can uncover capitals, and folding case can uncover what decomposes
         plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold()).translate(_FOLD)
     return " ".join(plain.split()) if "  " in plain else plain.strip(" ")

@@ -64,12 +64,14 @@ class Entities:
             if known.setdefault(entity.uid, entity) is not entity:
                 _refuse_other(known[entity.uid], entity)
         self.by_uid: Mapping[Uid, Entity] = known
-        self._containers: set[Uid] = set()
+        parents = {uid: entity.parents for uid, entity in known.items()}
+        self._containers = _NOBODY.union(*parents.values())
         closed: dict[Uid, frozenset[Uid]] = {}
         self.ancestors: Mapping[Uid, frozenset[Uid]] = closed
-        for uid, entity in known.items():
-            self._containers |= entity.parents
-            if uid not in closed:
+        if self._containers.isdisjoint(known):  # nobody in here is above another
+            closed.update(parents)
+        else:
+            for uid, entity in known.items():
                 closed[uid] = _above(entity, known, closed)
 
     @classmethod

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 
 from checkrein.model.request import PROMPT
 from checkrein.policy.effect import Effect
@@ -87,10 +88,15 @@ def action_entity(name: str, effects: Iterable[str], protocol: str = "") -> Enti
 
     The prompt is in `llm`; every other action is in `tool` and in its effect classes.
     """
-    groups = {"llm"} if name == PROMPT else {"tool", *effects}
+    return Entity(action_uid(name), {}, _groups("llm" if name == PROMPT else "tool", tuple(effects), protocol))
+
+
+@lru_cache(maxsize=256)
+def _groups(root: str, effects: tuple[str, ...], protocol: str) -> frozenset[Uid]:
+    groups = {root} if root == "llm" else {root, *effects}
     if protocol in GROUPS:
         groups.add(protocol)
-    return Entity(action_uid(name), {}, frozenset([action_uid(str(group)) for group in groups]))
+    return frozenset([action_uid(str(group)) for group in groups])
 
 
 def known_actions(manifests: Manifests) -> Iterator[Entity]:
