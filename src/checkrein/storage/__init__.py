@@ -4,6 +4,7 @@
 `writer`     one thread, group commit: WAL, synchronous FULL
 `gather`     how writes come together for a thread that writes: the writer's, the vault's
 `reader`     reads on connections of its own; all there is of a store that may be broken
+`standing`   rows that every request reads, kept for as long as no process writes one
 `walkers`    look through all records, on every core, for `audit verify`
 `queues`     rows in an order of their own, such as by a deadline; `shapes` finds records by any filters at once
 `indexes`    whether lists find what the records hold, for `audit verify --indexes`

@@ -7,6 +7,7 @@
     leaves           32 bytes a record: the leaf hashes the checkpoint covers
     payload.key      the key that wraps the keys of the payloads, 0600
     owners/          one locked file for each living process
+    standing         eight bytes that say whether keys and switches are as they were; see `standing`
 
 Everything is created once, also when two processes start at the same moment, and is on disk before it is
 used.
@@ -50,6 +51,10 @@ class DataDir:
     @property
     def owners(self) -> Path:
         return self.path / "owners"
+
+    @property
+    def standing(self) -> Path:
+        return self.path / "standing"
 
     def create(self) -> None:
         """Make the directory and those above it; raises `ConfigError` if that cannot be."""

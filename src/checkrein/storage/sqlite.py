@@ -1,7 +1,7 @@
 """The default store: one SQLite file in the data directory, shared by the processes of one host.
 
 Start here: `SqliteStore` puts together the `writer` (group commit), the `reader` (its own connections), the
-`keeper` (checkpoints) and the `owners` (which process is alive).
+`keeper` (checkpoints), the `owners` (which process is alive) and the `standing` rows (read without SQL).
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 from checkrein.ledger import Record
 from checkrein.model import CheckreinError, StoreUnavailable
-from checkrein.ports import Clock, Counted, Handover, RecordQuery, Unit
+from checkrein.ports import Clock, Counted, Handover, RecordQuery, Row, Unit
 from checkrein.storage import shapes
 from checkrein.storage.database import prepare
 from checkrein.storage.files import DataDir
 from checkrein.storage.keeper import Keeper
 from checkrein.storage.owners import Owner, alive
 from checkrein.storage.reader import SqliteReader
+from checkrein.storage.standing import ROOMS, Standing
 from checkrein.storage.units import Randomness, Stamper, Written
 from checkrein.storage.writer import Writer
 
@@ -58,6 +60,7 @@ class SqliteStore(SqliteReader):
                 if not mine:
                     raise StoreUnavailable(f"another process is opening `{files.path}`", hint="try again")
                 prepare(files.database)
+                self._standing = Standing(files.standing)
             self._keeper = Keeper(
                 files, clock, origin=origin, every_s=checkpoint_every_s, every_records=checkpoint_every
             )
@@ -75,6 +78,7 @@ class SqliteStore(SqliteReader):
             busy_s=busy_s,
             queue_limit=queue_limit,
             on_commit=self._keeper.advance,
+            before_commit=self._standing.writing,
         )
 
     @classmethod
@@ -85,6 +89,19 @@ class SqliteStore(SqliteReader):
     def commit(self, unit: Unit) -> Written:
         """See `ports.Store.commit`."""
         return self._writer.submit(unit)
+
+    def row(self, room: str, id: str) -> Row | None:
+        """See `ports.Store.row`."""
+        if room not in ROOMS:
+            return super().row(room, id)
+        return self._standing.read((room, id), partial(super().row, room, id))
+
+    def rows(self, room: str, *, state: str = "", lookup: str = "", after: str = "", limit: int = 100) -> list[Row]:
+        """See `ports.Store.rows`."""
+        look = partial(super().rows, room, state=state, lookup=lookup, after=after, limit=limit)
+        if room not in ROOMS or not lookup:
+            return look()
+        return list(self._standing.read((room, state, lookup, after, limit), look))
 
     def counts(self, query: RecordQuery) -> Iterator[Counted]:
         """See `ports.Census`."""
@@ -134,6 +151,7 @@ class SqliteStore(SqliteReader):
     def close(self) -> None:
         """Write what is queued, sign a checkpoint, let go of the files. A second call does nothing."""
         self._writer.close()
+        self._standing.close()
         self._keeper.close()
         self._owner.close()
         super().close()

@@ -12,7 +12,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 
 import apsw
@@ -79,6 +79,8 @@ class _Batch:
         self.shaped: list[tuple[Shape, int]] = []
         #: what moves made of rows, written once for the batch
         self.moved: Moved = {}
+        #: the rooms of the rows that changed
+        self.rooms: set[str] = set()
         #: executions that start in this batch, and all that end in it
         self.started: dict[str, int] = {}
         self.ended: set[str] = set()
@@ -94,7 +96,9 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 class Writer:
-    """`on_commit` hears the number of records after each transaction. All methods are thread-safe."""
+    """`on_commit` hears the number of records after each transaction, and `before_commit`, with the turn to write, the
+    rooms whose rows it changes. All methods are thread-safe.
+    """
 
     def __init__(
         self,
@@ -104,6 +108,7 @@ class Writer:
         busy_s: float,
         queue_limit: int,
         on_commit: Callable[[int], None],
+        before_commit: Callable[[Set[str]], None] = lambda rooms: None,
     ) -> None:
         self._path = path
         self._stamper = stamper
@@ -115,6 +120,7 @@ class Writer:
         self._log: tuple[int, int] | None = None
         self._log_path = path.with_name(f"{path.name}-wal")
         self._on_commit = on_commit
+        self._before_commit = before_commit
         self._queue: Gathering[_Job] = Gathering("the store", "writes", queue_limit)
         self._connection: apsw.Connection | None = None
         self._size = -1
@@ -234,6 +240,7 @@ class Writer:
         connection.executemany("DELETE FROM running WHERE evaluation = ?", [(ended,) for ended in batch.ended])
         connection.executemany("INSERT OR IGNORE INTO running VALUES (?, ?)", batch.started.items())
         connection.execute("UPDATE head SET frontier = ?, ts_us = ? WHERE one = 1", (frontier.to_bytes(), ts_us))
+        self._before_commit(batch.rooms)
         self._committing = batch
         connection.execute("COMMIT")
         self._committing = None
@@ -274,6 +281,8 @@ class Writer:
         if job.saves and (conflict := self._save(connection, job.saves)):
             return conflict
         batch.moved.update(made)
+        if job.saves or made:
+            batch.rooms.update([save.row.room for save in job.saves], [room for room, _ in made])
         for draft, record in zip(job.drafts, placed, strict=True):
             leaf = leaf_hash(record.data)
             batch.leaves.append(leaf)
