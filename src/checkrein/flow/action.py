@@ -8,6 +8,8 @@ before it. `TRANSITIONS` is the whole life.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -204,26 +206,11 @@ class ActionFlow:
         allowed = TRANSITIONS[self.state].get(type(event))
         if allowed is None:
             raise IllegalEvent(f"a {type(event).__name__} cannot happen while {self.state}")
-        state, command = self._next(event)
+        state, command = _STEPS[type(event)](self, event)
         if state not in allowed:
             raise IllegalEvent(f"{self.state} does not lead to {state}")
         self.state = state
         return command
-
-    def _next(self, event: Event) -> tuple[State, Command]:
-        match event:
-            case Submitted():
-                return State.DECIDING, Decide()
-            case Decided():
-                return self._decided(event)
-            case Durable():
-                return self._durable()
-            case Refused():
-                return State.UNAVAILABLE, Fail()
-            case Conflicted():
-                return self._conflicted()
-            case Ended():
-                return self._ended(event)
 
     def _decided(self, event: Decided) -> tuple[State, Command]:
         decision, held = event.decision, self._held
@@ -286,14 +273,14 @@ class ActionFlow:
             return State.RECORDING_START, Record(("decision", "execution.started", "approval.grant_used"), grant=grant)
         return State.RECORDING_ANSWER, Record(("decision", "approval.grant_used"), grant=grant)
 
-    def _durable(self) -> tuple[State, Command]:
+    def _durable(self, event: Durable) -> tuple[State, Command]:
         if self.state is State.RECORDING_REVIEW:
             if self.approval is None:
                 raise IllegalEvent("a review without an approval")
             return State.WAITING, AskPeople(self.approval)
         return _AFTER_DURABLE[self.state]
 
-    def _conflicted(self) -> tuple[State, Command]:
+    def _conflicted(self, event: Conflicted) -> tuple[State, Command]:
         self._attempts += 1
         if self.state is State.RECORDING_END or self._attempts >= MAX_ATTEMPTS:
             return State.UNAVAILABLE, Fail()
@@ -305,3 +292,13 @@ class ActionFlow:
             return State.RECORDING_END, Record(("execution.finished",))
         used = move(self.approval, ApprovalEvent.DONE, event.now_us)
         return State.RECORDING_END, Record(("execution.finished", "approval.used"), (used,))
+
+
+_STEPS: dict[type, Callable[[ActionFlow, Any], tuple[State, Command]]] = {
+    Submitted: lambda flow, event: (State.DECIDING, Decide()),
+    Decided: ActionFlow._decided,
+    Durable: ActionFlow._durable,
+    Refused: lambda flow, event: (State.UNAVAILABLE, Fail()),
+    Conflicted: ActionFlow._conflicted,
+    Ended: ActionFlow._ended,
+}

@@ -5,7 +5,7 @@ The steps are generators that yield the futures of durable writes; `steps` drive
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -15,7 +15,6 @@ from checkrein.flow.approval import State as ApprovalState
 from checkrein.flow.quota import Amount
 from checkrein.ledger import Draft
 from checkrein.model import Decision, Request, StoreConflict, StoreUnavailable
-from checkrein.model.json import JsonObject
 from checkrein.ports import Clock, Move, Payload, Store, Unit
 from checkrein.services import grants, records
 from checkrein.services.approvals import save
@@ -65,8 +64,9 @@ class Recording:
         machine, request, now_us = asking.machine, asking.asked.request, asking.now_us
         made = decision_of(machine)
         payload = self._sealer.request(asking.asked, made, asking.discharged, now_us)
-        saves = [save(approval) for approval in command.approvals]
-        saves += [grants.save(command.grant)] if command.grant else []
+        saves = list(map(save, command.approvals))
+        if command.grant:
+            saves.append(grants.save(command.grant))
         answer: Payload | None = None
         if asking.claim and made.outcome.runs:
             if machine.mode is flow.Mode.ASK:  # the decision is all that is done here
@@ -82,22 +82,21 @@ class Recording:
             )
         if "approval.requested" in command.kinds and self._limits.quotas:
             moves = self._limits.asking(asking.targets, now_us)
+        decided = records.decision(
+            request,
+            made,
+            key=self._key,
+            caller=asking.caller,
+            mode=machine.mode.value,
+            latency_us=asking.latency_us,
+            redactions=asking.counts,
+            payload=payload,
+            answer=answer,
+        )
         drafts: list[Draft] = []
         for kind in command.kinds:
             if kind == "decision":
-                drafts.append(
-                    records.decision(
-                        request,
-                        made,
-                        key=self._key,
-                        caller=asking.caller,
-                        mode=machine.mode.value,
-                        latency_us=asking.latency_us,
-                        redactions=asking.counts,
-                        payload=payload,
-                        answer=answer,
-                    )
-                )
+                drafts.append(decided)
             elif kind == "execution.started":
                 drafts.append(records.started(asking.clean, made, owner=self._owner, reserved=asking.reservation))
             elif command.grant and kind.startswith("approval.grant_"):
@@ -105,10 +104,10 @@ class Recording:
             else:
                 drafts.append(records.approval(kind, _meant(kind, command), key=self._key))
         event = yield from self.write(Unit(tuple(drafts), tuple(saves), moves), payload, asking)
-        if "decision" in command.kinds and isinstance(event, flow.Durable):
+        if isinstance(event, flow.Durable):
             self.live.decided(made, asking.latency_us)
-            asking.span.said(made.trace_id, _body("decision", drafts))
-        if answer and not isinstance(event, flow.Durable):
+            asking.span.said(made.trace_id, decided.body)
+        elif answer:
             self._sealer.discard(answer)
         return event
 
@@ -172,23 +171,21 @@ class Recording:
         command = governed.machine.handle(flow.Ended(status, now_us))
         if not isinstance(command, flow.Record):
             raise flow.IllegalEvent("the end of an execution must be recorded")
-        drafts = [
-            records.finished(
-                request,
-                made,
-                status=status,
-                error=error,
-                detail=detail,
-                key=self._key,
-                duration_us=governed.lasted_us(),
-                payload=payload,
-                answer=answer,
-            )
-            if kind == "execution.finished"
-            else records.approval(kind, _meant(kind, command), key=self._key)
-            for kind in command.kinds
-        ]
-        saves = [save(approval) for approval in command.approvals]
+        finished = records.finished(
+            request,
+            made,
+            status=status,
+            error=error,
+            detail=detail,
+            key=self._key,
+            duration_us=governed.lasted_us(),
+            payload=payload,
+            answer=answer,
+        )
+        drafts, saves = [finished], list(map(save, command.approvals))
+        if command.approvals:
+            used = [kind for kind in command.kinds if kind != finished.kind]
+            drafts += [records.approval(kind, _meant(kind, command), key=self._key) for kind in used]
         if governed.claim:
             ended = governed.claim.ended(answer.id if answer else "") if governed.ran else governed.claim.released()
             saves.append(ended)
@@ -200,7 +197,7 @@ class Recording:
             event = yield from self.write(unit, payload)
             if isinstance(event, flow.Durable):
                 self.live.ended(status)
-                governed.span.said(made.trace_id, _body("execution.finished", drafts))
+                governed.span.said(made.trace_id, finished.body)
             command = governed.machine.handle(event)
         except Unsealed as error:
             governed.span.end("StoreUnavailable")
@@ -211,10 +208,6 @@ class Recording:
                 "the action ran but its end could not be recorded",
                 hint="it stands as started in the ledger and becomes `execution.unknown`; check what it did",
             )
-
-
-def _body(kind: str, drafts: Sequence[Draft]) -> JsonObject:
-    return next(draft.body for draft in drafts if draft.kind == kind)
 
 
 def _meant(kind: str, command: flow.Record) -> Approval:

@@ -139,7 +139,7 @@ class Writer:
         """See `ports.Store.commit`."""
         future: Written = Pending()
         try:
-            job = _Job(tuple(prepare(draft) for draft in unit.drafts), checked(unit), future)
+            job = _Job(tuple(map(prepare, unit.drafts)), checked(unit), future)
         except ValueError as error:
             future.set_exception(unrecordable(error))
             return future
