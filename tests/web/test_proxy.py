@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import openai
@@ -216,6 +217,25 @@ async def test_the_upstream_call_of_a_caller_that_left_is_dropped_before_a_handf
     assert gone_by[-1]
     ends = system.store.records(RecordQuery(kinds=("execution.finished",)))
     assert sorted(end.body["status"] for end in ends) == ["cancelled", *["ok"] * 5]
+
+
+async def test_a_caller_that_leaves_after_a_long_prompt_is_seen_to_leave(
+    system: System, server: str, key: str, model: FakeModel
+):
+    """The server asks for the body, then gets more of it at once than it reads ahead."""
+    model.stream, model.falls_silent = [b'data: {"n":1}\n\n'], True
+    data = json.dumps(body("word " * 30_000, stream=True)).encode()
+    head = [f"POST {CHAT} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {key}", "Expect: 100-continue"]
+    head += ["Content-Type: application/json", f"Content-Length: {len(data)}", "", ""]
+    url = urlsplit(server)
+    async with asyncio.timeout(30):
+        reader, writer = await asyncio.open_connection(url.hostname, url.port)
+        writer.write("\r\n".join(head).encode())
+        assert b" 100 " in await reader.readuntil(b"\r\n\r\n")
+        writer.write(data)
+        assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+        writer.transport.abort()
+        assert await asyncio.to_thread(model.left.wait, 10)
 
 
 def result_of(system: System, trace_id: str) -> object:

@@ -4,7 +4,7 @@
 `guard`    is this host ours, who is calling, may they do this
 `authzen`  OpenID AuthZEN 1.0: `/access/v1/evaluation`, `/evaluations` and the metadata
 `search`   `/access/v1/search/subject`, `/resource` and `/action`
-`proxy`    `/v1/chat/completions`, `/v1/responses` and `/v1/embeddings`, with a disconnect watcher
+`proxy`    `/v1/chat/completions`, `/v1/responses` and `/v1/embeddings`; cut when the caller leaves
 `protocol` HTTP/1.1 as uvicorn speaks it, with a bound on heads
 `answer`   one answer on its way to the caller
 `models`   `/v1/models`
@@ -21,7 +21,7 @@
 `metrics`  `/metrics` for Prometheus
 `control`  `/api/v1/kill`, `/revive`, `/killed`, `/limits`
 `openapi`  `/openapi.json`: all of these, as `openapi.yaml` describes them
-`headers`  what a body is declared as, and its `Idempotency-Key`
+`headers`  those of a request; what a body is declared as, and its `Idempotency-Key`
 `body`     a request's body, bounded in size and time
 `trace`    the trace of a request
 `server`   uvicorn in the foreground, or in a thread for the demo and the tests

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, cast
 
 import msgspec
 from starlette.types import Message, Send
@@ -44,7 +45,7 @@ class Answer:
     """One HTTP answer, begun at most once."""
 
     def __init__(self, send: Send, trace_id: str) -> None:
-        self._send = send
+        self._send = cast("Callable[[Message], Coroutine[Any, Any, None]]", send)
         self.trace_id = trace_id
         self._about: dict[str, str] = {}
         self._status, self._headers = 0, dict[str, str]()
@@ -109,7 +110,7 @@ class Answer:
     async def _patiently(self, message: Message) -> None:
         """Send it once the caller has taken what came before; raises `TooSlow` when it does not."""
         try:
-            await within(PATIENCE_S, self._put(message))
+            await within(PATIENCE_S, self._send(message))
         except TimeoutError:
             raise TooSlow("the caller does not read its answer") from None
 
@@ -146,9 +147,6 @@ class Answer:
             said = {"message": str(error), "type": "policy_denied", "code": "denied"}
         event = b"data: " + dumps({"error": said}) + b"\n\n"
         await self._patiently({"type": "http.response.body", "body": event, "more_body": False})
-
-    async def _put(self, message: Message) -> None:
-        await self._send(message)
 
     def _remember(self, part: bytes) -> None:
         left = self.keeps - len(self.said)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
-from starlette.datastructures import Headers
 from starlette.routing import compile_path, request_response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,6 +27,7 @@ from checkrein.web.body import Gone
 from checkrein.web.control import KILL, KILLED, LIMITS, REVIVE, Control
 from checkrein.web.errors import error_response
 from checkrein.web.guard import Guard
+from checkrein.web.headers import HEADERS, Headers
 from checkrein.web.invoke import PATH as INVOKE
 from checkrein.web.invoke import Invoke
 from checkrein.web.metrics import PATH as METRICS
@@ -59,8 +59,8 @@ class Application:
         self._refusals = refusals
         self.routes = routes
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return self._app(scope, receive, send)
 
     def stopping(self) -> None:
         """Answer at once whoever is kept waiting."""
@@ -141,7 +141,8 @@ def create_app(
                 return methods, route
         return (), None
 
-    async def routed(scope: Scope, receive: Receive, send: Send) -> None:
+    def serving(scope: Scope) -> ASGIApp:
+        """What serves the path by this method; raises `RouteNotFound` or `MethodNotAllowed`."""
         methods, route = routes.get(scope["path"]) or found(scope)
         if route is None:
             raise RouteNotFound(
@@ -150,7 +151,7 @@ def create_app(
         if scope["method"] not in methods:
             allowed = ", ".join(methods)
             raise MethodNotAllowed("this path is not served by that method", allowed=allowed, hint=f"use {allowed}")
-        await route(scope, receive, send)
+        return route
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -159,7 +160,7 @@ def create_app(
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        headers = Headers(scope=scope)
+        headers = scope[HEADERS] = Headers(scope)
         path: str = scope["path"]
         send = _echo(headers.get("x-request-id"), send)
         try:
@@ -170,41 +171,34 @@ def create_app(
             refusals.note(refused.reason(error) or refused.UNAVAILABLE)
             await error_response(path, error)(scope, receive, send)
             return
-        await _guarded(routed, headers, scope, receive, send, refusals)
+        begun = False
+
+        def watched(message: Message) -> Awaitable[None]:
+            nonlocal begun
+            begun = True  # what comes first is the head of the answer
+            return send(message)
+
+        # whatever escapes a route becomes an answer without a traceback; the log has the rest
+        try:
+            await serving(scope)(scope, receive, watched)
+        except Gone:
+            return
+        except CheckreinError as error:
+            known = error
+            if reason := refused.reason(error):
+                refusals.note(reason, _key_of(scope))
+        except Exception:
+            trace_id = trace.trace_id(scope, headers)
+            log.exception("an error nobody expected, at %s, in trace %s", path, trace_id)
+            hint = f"the server's log has it under trace {trace_id}"
+            known = CheckreinError("something went wrong here; nothing more was run", hint=hint)
+        else:
+            return
+        if not begun:
+            await error_response(path, known, trace.trace_id(scope, headers))(scope, receive, send)
 
     served = {path: methods for path, (methods, _) in {**routes, **naming}.items()}
     return Application(app, drain, refusals, served)
-
-
-async def _guarded(
-    app: ASGIApp, headers: Headers, scope: Scope, receive: Receive, send: Send, refusals: Refusals
-) -> None:
-    """Whatever escapes a route becomes an answer without a traceback; the log has the rest."""
-    begun = False
-
-    async def watched(message: Message) -> None:
-        nonlocal begun
-        begun = begun or message["type"] == "http.response.start"
-        await send(message)
-
-    path: str = scope["path"]
-    trace_id = trace.trace_id(scope, headers)
-    try:
-        await app(scope, receive, watched)
-    except Gone:
-        return
-    except CheckreinError as error:
-        known = error
-        if reason := refused.reason(error):
-            refusals.note(reason, _key_of(scope))
-    except Exception:
-        log.exception("an error nobody expected, at %s, in trace %s", path, trace_id)
-        hint = f"the server's log has it under trace {trace_id}"
-        known = CheckreinError("something went wrong here; nothing more was run", hint=hint)
-    else:
-        return
-    if not begun:
-        await error_response(path, known, trace_id)(scope, receive, send)
 
 
 def _key_of(scope: Scope) -> str:

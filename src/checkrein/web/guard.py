@@ -13,7 +13,7 @@ from checkrein.model import Caller, Permission, Unauthorized
 from checkrein.ports import Identities
 from checkrein.services.keys import Keys
 
-_LOOPBACK = ("localhost",)
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 #: what parts a token in compact form
 _JWT_DOTS = 2
 #: an IPv6 address in brackets, or a name or IPv4 address; and a port
@@ -65,8 +65,8 @@ class Guard:
                 hint="add it to `server.allowed_hosts` in checkrein.toml",
                 forbidden=True,
             )
-        own = hosts[0].lower()
-        if headers.getlist("origin") not in ([], [f"http://{own}"], [f"https://{own}"]):
+        origins, own = headers.getlist("origin"), hosts[0].lower()
+        if origins and origins not in ([f"http://{own}"], [f"https://{own}"]):
             raise ForeignOrigin("a page of another origin may not call this", forbidden=True)
 
     async def caller(self, headers: Headers) -> Caller:

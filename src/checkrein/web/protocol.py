@@ -26,16 +26,26 @@ _CHUNKED = 8
 LINGER_S = 5.0
 #: seconds in which a caller must read something of an answer that is whole
 UNREAD_S = 60.0
-#: under which name a request finds the way to hang up on its caller
-HANG_UP = "checkrein.hang_up"
+#: under which name a request finds its `Peer`
+PEER = "checkrein.peer"
 #: uvicorn warns of each request it cannot read, and anybody can send any number; its errors are still told
 log = logging.getLogger("checkrein.web.http")
 log.setLevel(logging.ERROR)
 
 
+class Peer:
+    """The other end of a connection, as what serves its requests sees it."""
+
+    def __init__(self, hang_up: Callable[[], None]) -> None:
+        self.hang_up = hang_up
+        #: called when the caller has gone; set while a request is served
+        self.left: Callable[[], None] | None = None
+
+
 class Http(HttpToolsProtocol):
     """`refused` is told why a connection was cut off before there was a request."""
 
+    _peer: Peer
     _clock: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
     _in_head = True
@@ -51,6 +61,7 @@ class Http(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._peer = Peer(transport.abort)
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -58,26 +69,27 @@ class Http(HttpToolsProtocol):
         if self._reading is not None:
             self._reading.cancel()
         super().connection_lost(exc)
+        if self._peer.left is not None:
+            self._peer.left()
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
             self._head_bytes += len(data)
-            if self._clock is None:  # the first bytes of another request on this connection
-                self._begin_head()
         else:
             self._rest_bytes += len(data)
         super().data_received(data)
-        is_long = self._head_bytes if self._in_head else self._rest_bytes - _CHUNKED * self._body_bytes
+        if self._in_head:
+            is_long = self._head_bytes
+            if is_long and self._clock is None:  # another request on this connection, and not all of its head
+                self._begin_head()
+        else:
+            is_long = self._rest_bytes - _CHUNKED * self._body_bytes
         if is_long > MAX_HEAD_BYTES:
             self._refuse(431, b"Request Header Fields Too Large", HEAD_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope[HANG_UP] = self.transport.abort  # type: ignore[literal-required]
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:
-            super().on_header(name, value)
+        self.scope[PEER] = self._peer  # type: ignore[literal-required]
 
     def on_headers_complete(self) -> None:
         self._end_head()
@@ -85,6 +97,7 @@ class Http(HttpToolsProtocol):
         if not self.url.startswith(b"/"):
             raise ValueError("the target is no path")  # the parser makes a 400 of it
         super().on_headers_complete()
+        self.headers = []  # the request has its own: what follows a body goes nowhere
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -93,6 +106,8 @@ class Http(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._end_head()
         super().on_message_complete()
+        if not self.pipeline:  # or nobody would see the caller leave
+            self.flow.resume_reading()
         self._in_head, self._head_bytes, self._rest_bytes, self._body_bytes = True, 0, 0, 0
 
     def on_response_complete(self) -> None:

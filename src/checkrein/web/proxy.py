@@ -1,6 +1,6 @@
 """`POST` to the paths of `connectors.dialects`: read, govern, forward, answer.
 
-Plain ASGI with a watcher on the connection: when the caller leaves, the upstream call is cancelled and the end is
+Plain ASGI. The connection tells when the caller leaves: then the upstream call is cancelled and the end is
 recorded as `cancelled`. What is answered is decided before the caller sees it, and the last part of an answer is sent
 only after its end is on disk. An answer that is whole, a stream too, is kept for the caller's `Idempotency-Key`.
 """
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from time import perf_counter_ns
+from typing import cast
 
 import msgspec
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from checkrein.connectors import openai, openclaw
@@ -38,8 +39,8 @@ from checkrein.services.waiting import Hold
 from checkrein.web import body, refused, trace
 from checkrein.web.answer import Answer, Kept, TooSlow, calls
 from checkrein.web.guard import allow
-from checkrein.web.headers import idempotency_key, preferred_wait, require_json
-from checkrein.web.protocol import HANG_UP
+from checkrein.web.headers import HEADERS, idempotency_key, preferred_wait, require_json
+from checkrein.web.protocol import PEER, Peer
 from checkrein.web.routes import Route, Routes
 
 PREFIX = "/v1"
@@ -74,15 +75,11 @@ class Proxy:
 
     def at(self, dialect: Dialect) -> ASGIApp:
         """What is served at the path of this dialect."""
-
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            await self._watched(dialect, scope, receive, send)
-
-        return app
+        return partial(self._watched, dialect)
 
     async def _watched(self, dialect: Dialect, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; ends early, with everything cancelled, when the caller leaves."""
-        headers = Headers(scope=scope)
+        headers = scope[HEADERS]
         key = allow(scope, Permission.CALL)
         require_json(headers)
         try:
@@ -90,31 +87,27 @@ class Proxy:
         except body.Gone:
             return
         once, parent = idempotency_key(headers), trace.parent(scope, headers)
-        work = asyncio.current_task()
-        watch = asyncio.ensure_future(_left(receive))
-        gone = False
+        hold = self._hold.within(preferred_wait(headers))
+        work, gone = cast("asyncio.Task[None]", asyncio.current_task()), False
+        peer: Peer = scope[PEER]
 
-        def leave(_: object) -> None:
+        def leave() -> None:
             nonlocal gone
-            if work and not watch.cancelled():
-                gone = True
-                work.cancel()
+            gone = True
+            work.cancel()
 
-        watch.add_done_callback(leave)
+        peer.left = leave
         try:
-            hold = self._hold.within(preferred_wait(headers))
             await self._serve(dialect, key, parent, once, data, send, hold)
         except TooSlow:
-            if hang_up := scope.get(HANG_UP):
-                watch.remove_done_callback(leave)
-                hang_up()
-                await watch
+            peer.left = None
+            peer.hang_up()
+            await _left(receive)
         except asyncio.CancelledError:
-            if not gone or not work or work.uncancel():  # the server is stopping, not the caller leaving
+            if not gone or work.uncancel():  # the server is stopping, not the caller leaving
                 raise
         finally:
-            watch.remove_done_callback(leave)
-            watch.cancel()
+            peer.left = None
 
     async def _serve(
         self, dialect: Dialect, key: Caller, parent: TraceParent, once: str, data: bytes, send: Send, hold: Hold
