@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 import re2
@@ -19,6 +20,7 @@ from checkrein.decide.fold import fold, image
 from checkrein.decide.passes import Passes
 from checkrein.decide.rule import Rule
 from checkrein.decide.scan import BARRIER, LIMIT, Ruleset
+from checkrein.model.json import json_type
 
 #: every class there is
 EVERYTHING = ("pii", "secret")
@@ -27,6 +29,7 @@ EVERYTHING = ("pii", "secret")
 #: no class is found in less than so many characters, nor in a short text without one of these signs
 SHORTEST = 6
 _SHORT, _SIGNS = 14, b"0123456789@.:=<"
+_NUMBERS = (int, float)
 #: names of fields that are remembered
 _NAMES = 4096
 
@@ -143,7 +146,7 @@ def detect(
     if len(data) < SHORTEST or (len(data) < _SHORT and len(data.translate(None, _SIGNS)) == len(data)):
         return ()
     rules, context = detectors.ruleset(classes), context_of(field)
-    if len(data) <= LIMIT and BARRIER not in data:
+    if len(data) <= LIMIT and BARRIER[0] not in data:
         found, _ = rules.scan(data, 0, len(data), context, final=True)
         if places is None:
             return tuple(Span(*span) for span in found)
@@ -160,15 +163,19 @@ def texts(value: object) -> list[str]:
     return found
 
 
-def _collect(value: object, field: str, found: list[str]) -> None:
-    if isinstance(value, str):
+def _collect(value: Any, field: str, found: list[str]) -> None:
+    kind = json_type(value)
+    if kind is str:
         found.append(value)
-    elif isinstance(value, dict | Mapping):
+    elif kind is dict:
         for name, item in value.items():
             key = str(name)
             found.append(key)
-            _collect(item, key, found)
-    elif isinstance(value, list | tuple):
+            if type(item) is str:  # most are
+                found.append(item)
+            else:
+                _collect(item, key, found)
+    elif kind is list:
         for item in value:
             _collect(item, field, found)
     elif text := number_text(value, field, BUILT_IN):
@@ -177,7 +184,6 @@ def _collect(value: object, field: str, found: list[str]) -> None:
 
 def number_text(value: object, field: str, detectors: Detectors) -> str:
     """A number written as text if it may be personal data: long, or in a field of a class; else an empty string."""
-    counts = isinstance(value, int | float) and not isinstance(value, bool)
-    if counts and (abs(value) >= 1_000_000 or _plain(field) in detectors.fields):  # type: ignore[arg-type]
-        return str(value)
-    return ""
+    if not isinstance(value, _NUMBERS) or isinstance(value, bool):
+        return ""
+    return str(value) if abs(value) >= 1_000_000 or _plain(field) in detectors.fields else ""

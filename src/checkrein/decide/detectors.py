@@ -6,6 +6,7 @@ To add a class, add a `Rule`; a secret belongs in `secrets`, the number of a per
 from __future__ import annotations
 
 import ipaddress
+import re
 from itertools import accumulate
 
 import phonenumbers
@@ -28,10 +29,9 @@ _CARD = rb"(?i)(?:\b|_)(?:cards?|cc|visa|mastercard|maestro|amex|jcb|discover|di
 _CARD_WORD = latin(_CARD)
 _SSN = rb"(?i)(?:\b|_)(?:ssn|social.?security|tax.?id|itin)(?:_?(?:no|num|number))?\b"
 _SSN_WORD = latin(_SSN)
-_DATE = latin(rb"(?:19|20)\d\d[-./ ](?:0?[1-9]|1[0-2])[-./ ](?:0?[1-9]|[12]\d|3[01])")
+_DATE = re.compile(rb"(?:19|20)[0-9][0-9][-./ ](?:0?[1-9]|1[0-2])[-./ ](?:0?[1-9]|[12][0-9]|3[01])")
 
 
-_CARD_STARTS = b"234568"
 _DOUBLED = bytes.maketrans(b"0123456789", bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)))
 
 
@@ -70,25 +70,24 @@ def _card(data: bytes, start: int, end: int, field: bytes) -> Found:
     With a word nearby it may be a card of any issuer, also of those with numbers of another length.
     """
     found = groups(data, start, end)
-    digits = b"".join(data[first:last] for first, last in found)
-    any_issuer = near(_CARD_WORD, data, start, end, field)
-    ends: dict[int, int] = {}
-    count = 0
-    for first, last in found:
-        count += last - first
-        ends[count] = last
+    digits = b"".join([data[first:last] for first, last in found])
+    ends = dict(zip(accumulate(last - first for first, last in found), (last for _, last in found), strict=True))
+    any_issuer: bool | None = None
     taken = count = 0
     for first, last in found:
-        if count >= taken and (any_issuer or data[first] in _CARD_STARTS):
-            head = int(digits[count : count + 4])
-            for size in range(19, 11, -1):
-                place = ends.get(count + size)
-                if place is None or not (any_issuer or _issued(size, head)):
+        for size in range(19, 11, -1) if count >= taken else ():
+            place = ends.get(count + size)
+            if place is None or not _checked(digits[count : count + size]):
+                continue
+            if not _issued(size, int(digits[count : count + 4])):
+                if any_issuer is None:
+                    any_issuer = near(_CARD_WORD, data, start, end, field)
+                if not any_issuer:
                     continue
-                if _checked(digits[count : count + size]) and _grouped(data, first, place):
-                    yield first, place
-                    taken = count + size
-                    break
+            if _grouped(data, first, place):
+                yield first, place
+                taken = count + size
+                break
         count += last - first
 
 
@@ -184,7 +183,7 @@ def _phone(data: bytes, start: int, end: int, field: bytes) -> Found:
 _PHONE_GROUPS = 6
 #: an extension, and the words after it
 _PHONE_AFTER = CONTEXT_AFTER + 16
-_EXTENSION = latin(rb"(?i) ?(?:x|ext\.?) ?\d{1,6}")
+_EXTENSION = re.compile(rb"(?i) ?(?:x|ext\.?) ?[0-9]{1,6}")
 
 
 def _phone_end(data: bytes, found: list[tuple[int, int]], field: bytes) -> int | None:
@@ -246,15 +245,15 @@ PERSONAL = (
         "pii.email",  # an apostrophe may stand in the name; one at its beginning is a quote
         rb"[A-Za-z0-9\xe9._%+\-][A-Za-z0-9\xe9._%+'\-]*@[A-Za-z0-9\xe9\-]+(?:\.[A-Za-z0-9\xe9\-]+)*\.[A-Za-z\xe9]{2,}",
     ),
-    Rule("pii.card", rb"\d(?:[^A-Za-z0-9<>]{0,3}\d){11,}", _card, 3, after=CONTEXT_AFTER),
-    Rule("pii.card", rb"[\dOoIl]{4}(?:[ .\-]?[\dOoIl]{4}){3}", _lettered_card, 3, short=True, after=1),
-    Rule("pii.iban", rb"(?i)\b[a-z]{2}\d\d(?:[ \-._/]?[a-z0-9]){11,29}", _iban, 3, short=True, after=1),
-    Rule("pii.ssn", rb"\d{3}[ .\-/_]?\d{2}[ .\-/_]?\d{4}", _ssn, 3, short=True, after=CONTEXT_AFTER),
-    Rule("pii.ip", rb"(?:\d{1,3}\.){3}\d{1,3}", _ip, after=2),
+    Rule("pii.card", rb"\d(?:[^A-Za-z0-9<>]{0,3}\d){11,}", _card, 3, least=12, after=CONTEXT_AFTER),
+    Rule("pii.card", rb"[\dOoIl]{4}(?:[ .\-]?[\dOoIl]{4}){3}", _lettered_card, 3, short=True, least=16, after=1),
+    Rule("pii.iban", rb"(?i)\b[a-z]{2}\d\d(?:[ \-._/]?[a-z0-9]){11,29}", _iban, 3, short=True, least=15, after=1),
+    Rule("pii.ssn", rb"\d{3}[ .\-/_]?\d{2}[ .\-/_]?\d{4}", _ssn, 3, short=True, least=9, after=CONTEXT_AFTER),
+    Rule("pii.ip", rb"(?:\d{1,3}\.){3}\d{1,3}", _ip, least=7, after=2),
     Rule(
         "pii.ip", rb"[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?:(?:\d{1,3}\.){3}\d{1,3})?", _ip, short=True, after=2
     ),
-    Rule("pii.phone", rb"[+(]{0,2}\d[\d ().\-/]{5,}\d", _phone, 1, after=_PHONE_AFTER),
+    Rule("pii.phone", rb"[+(]{0,2}\d[\d ().\-/]{5,}\d", _phone, 1, least=7, after=_PHONE_AFTER),
 )
 #: addresses on the network: no personal data by themselves, so that a policy must name them to have them taken out
 NETWORK = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator, Sequence
 
 from checkrein.decide.detect import Detectors, Span, context_of, covers
@@ -24,7 +25,8 @@ DEPTH = 4
 WORK = 16
 _KNOWN = 64
 
-_HEX = latin(rb"[0-9A-Fa-f]+")
+_HEX = re.compile(rb"[0-9A-Fa-f]+")
+_URL_SAFE, _FILLING = bytes.maketrans(b"-_", b"+/"), b"\r\n="
 _SIGN = rb"[A-Za-z0-9+/_\-]"
 #: how a run begins
 LONG = _SIGN + b"{16}"
@@ -36,6 +38,7 @@ IN_WORDS = (
     rb"\b[a-z0-9._%+\-]+ at [a-z0-9\-]+(?: dot [a-z0-9\-]+)* dot [a-z]{2,}\b"
 )
 _RUN, _IN_WORDS = latin(RUN), latin(IN_WORDS)
+_ESCAPING = b"".join(SIGNS)
 
 
 class Reading:
@@ -61,7 +64,7 @@ class Reading:
             if level:
                 found += [Found(starts[s], stops[e - 1], cls) for s, e, cls in self._plain(data)]
             found += [Found(starts[s], stops[e - 1], cls) for s, e, cls in self.hidden(data, depth) if cls]
-            if not any(sign in data for sign in SIGNS):
+            if not _signed(data):
                 break
             unescaped = unescape(data, starts, stops)
             if unescaped is None:
@@ -79,10 +82,11 @@ class Reading:
         too; `goes_on` if more data follows.
         """
         stop = len(data) if stop is None else stop
-        for match in _IN_WORDS.finditer(data, start) if self._addresses else ():
-            if match.start() >= stop:
+        for match in _IN_WORDS.finditer(data, start) if self._addresses and _says_at(data) else ():
+            first, last = match.span()
+            if first >= stop:
                 break
-            yield Found(match.start(), match.end(), "pii.email")
+            yield Found(first, last, "pii.email")
         for match in _RUN.finditer(data, start):
             first, last = match.span()
             if first >= stop or (self.opaque and goes_on):
@@ -134,7 +138,7 @@ def disguised(text: str, classes: tuple[str, ...], detectors: Detectors, field: 
     if len(text) < 8:
         return [], False
     data, places = image(text)
-    if len(data) < 16 and b"at" not in data.lower() and not any(sign in data for sign in SIGNS):
+    if len(data) < 16 and not _says_at(data) and not _signed(data):
         return [], False
     data, where, tokens = without_tokens(data, range(len(data)) if places is None else places)
     reading = Reading(classes, detectors, field, len(data))
@@ -149,16 +153,26 @@ def disguised(text: str, classes: tuple[str, ...], detectors: Detectors, field: 
     return spans, reading.opaque
 
 
+def _says_at(data: bytes) -> bool:
+    """Whether there is an `at`, without which no address is in words."""
+    return data.lower().find(b"at") >= 0
+
+
+def _signed(data: bytes) -> bool:
+    """Whether there is a sign without which nothing is escaped."""
+    return len(data.translate(None, _ESCAPING)) < len(data)
+
+
 def _said(run: bytes) -> str | None:
     """The text that a run of base64 or hexadecimal stands for, or None for what is no text."""
-    value = run.translate(bytes.maketrans(b"-_", b"+/"), b"\r\n=")
+    value = run.translate(_URL_SAFE, _FILLING)
     hexadecimal = len(value) % 2 == 0 and _HEX.fullmatch(value) is not None
     return (_text(bytes.fromhex(value.decode())) if hexadecimal else None) or _text(_base64(value))
 
 
 def begins_a_text(run: bytes) -> bool:
     """Whether a run that goes on may stand for a text, as far as it is known."""
-    value = run.translate(bytes.maketrans(b"-_", b"+/"), b"\r\n=")
+    value = run.translate(_URL_SAFE, _FILLING)
     hexadecimal = _HEX.fullmatch(value) is not None
     octets = [_base64(value[: len(value) // 4 * 4])]
     if hexadecimal:

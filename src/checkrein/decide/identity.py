@@ -129,20 +129,20 @@ def _named(cls: str, pattern: bytes, word: bytes) -> Rule:
     return Rule(cls, pattern, check, 2, after=CONTEXT_AFTER, word=word)
 
 
-def _id(pattern: bytes, *modules: ModuleType) -> Rule:
-    return Rule("pii.national_id", pattern, _written(*modules), 3, after=1)
+def _id(least: int, pattern: bytes, *modules: ModuleType) -> Rule:
+    return Rule("pii.national_id", pattern, _written(*modules), 3, least=least, after=1)
 
 
 IDENTITY = (
-    _id(rb"[A-Za-z]{6}\d{2}[A-Za-z]\d{2}[A-Za-z]\d{3}[A-Za-z]", stdnum.it.codicefiscale),
-    _id(rb"[A-Za-z]{4}\d{6}[HMhm][A-Za-z]{5}[A-Za-z0-9]\d", stdnum.mx.curp),
-    _id(rb"756\.\d{4}\.\d{4}\.\d{2}", stdnum.ch.ssn),
-    _id(rb"\d{6}[\-+Aa]\d{3}[\dA-Ya-y]", stdnum.fi.hetu, stdnum.se.personnummer, stdnum.dk.cpr),
-    _id(rb"\d{3}\.\d{3}\.\d{3}-\d{2}", stdnum.br.cpf),
-    _id(rb"\d{17}[\dXx]", stdnum.cn.ric),
-    _id(rb"\d{6}-\d{7}", stdnum.kr.rrn),
-    _id(rb"\d{2}\.\d{2}\.\d{2}-\d{3}\.\d{2}", stdnum.be.nn),
-    _id(rb"\d{1,2}\.\d{3}\.\d{3}-[\dKk]", stdnum.cl.rut),
+    _id(16, rb"[A-Za-z]{6}\d{2}[A-Za-z]\d{2}[A-Za-z]\d{3}[A-Za-z]", stdnum.it.codicefiscale),
+    _id(18, rb"[A-Za-z]{4}\d{6}[HMhm][A-Za-z]{5}[A-Za-z0-9]\d", stdnum.mx.curp),
+    _id(16, rb"756\.\d{4}\.\d{4}\.\d{2}", stdnum.ch.ssn),
+    _id(11, rb"\d{6}[\-+Aa]\d{3}[\dA-Ya-y]", stdnum.fi.hetu, stdnum.se.personnummer, stdnum.dk.cpr),
+    _id(14, rb"\d{3}\.\d{3}\.\d{3}-\d{2}", stdnum.br.cpf),
+    _id(18, rb"\d{17}[\dXx]", stdnum.cn.ric),
+    _id(14, rb"\d{6}-\d{7}", stdnum.kr.rrn),
+    _id(15, rb"\d{2}\.\d{2}\.\d{2}-\d{3}\.\d{2}", stdnum.be.nn),
+    _id(11, rb"\d{1,2}\.\d{3}\.\d{3}-[\dKk]", stdnum.cl.rut),
     Rule(
         "pii.national_id",
         rb"(?:[A-Za-z]{5}|[A-Za-z]-?)?\d(?:[ .\-/]?\d){3,14}(?:[ \-]?[A-Za-z]{1,2})?",

@@ -73,7 +73,7 @@ class Waiting:
 
 def without_tokens(data: bytes, places: Sequence[int]) -> tuple[bytes, Sequence[int], dict[int, int]]:
     """An image without its placeholders, and where the ones that begin in a place of the original end."""
-    tokens = TOKENS.scan(data, 0, len(data), b"", final=True)[0] if BARRIER in data else []
+    tokens = TOKENS.scan(data, 0, len(data), b"", final=True)[0] if BARRIER[0] in data else []
     parts: list[bytes] = []
     where: list[int] = []
     done = 0

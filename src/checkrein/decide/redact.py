@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from checkrein.decide.detect import BUILT_IN, EVERYTHING, Detectors, detect, number_text, texts
 from checkrein.decide.disguise import OPAQUE, disguised
 from checkrein.decide.quiet import quiet
 from checkrein.decide.stream import Placeholders, Stream, redact_text
 from checkrein.model import BadRequest
-from checkrein.model.json import loads
+from checkrein.model.json import json_type, loads
 
 __all__ = ["Placeholders", "Stream", "detect_json", "redact_json", "redact_text"]
 
@@ -72,13 +73,14 @@ class _Redaction:
         #: short names of members in which nothing was found
         self._clean: set[str] = set()
 
-    def value(self, value: object, field: str, detectors: Detectors, levels: int) -> object:
-        if isinstance(value, str):
+    def value(self, value: Any, field: str, detectors: Detectors, levels: int) -> object:
+        kind = json_type(value)
+        if kind is str:
             clean = self._text(value, field, detectors, levels)
             return value if clean == value else clean
-        if isinstance(value, Mapping):
+        if kind is dict:
             return self._members(value, detectors, levels)
-        if isinstance(value, list | tuple):
+        if kind is list:
             whole = self._joined(value, detectors)
             items = [self.value(item, field, detectors, levels) for item in whole]
             return value if all(new is old for new, old in zip(items, value, strict=True)) else items
@@ -120,7 +122,7 @@ class _Redaction:
 
     def _json(self, text: str, detectors: Detectors, levels: int) -> str:
         """Read a text that is JSON as what it stands for; it is written anew only if something was replaced."""
-        if text.lstrip()[:1] not in ("{", "["):
+        if not text.lstrip().startswith(("{", "[")):
             return text
         try:
             value = loads(text)
@@ -135,12 +137,14 @@ class _Redaction:
             return text
         return text if clean is value else json.dumps(clean, ensure_ascii=False)
 
-    def _joined(self, items: Sequence[object], detectors: Detectors) -> Sequence[object]:
+    def _joined(self, items: Sequence[Any], detectors: Detectors) -> Sequence[object]:
         """The parts of one message without what can be read only across them: its token stands where it begins."""
+        if len(items) < 2:
+            return items
         parts = {
             place: str(item["text"])
             for place, item in enumerate(items)
-            if isinstance(item, Mapping) and isinstance(item.get("text"), str)
+            if json_type(item) is dict and isinstance(item.get("text"), str)
         }
         if len(parts) < 2:
             return items
@@ -165,4 +169,4 @@ class _Redaction:
             pieces[place] = text
         if pieces == parts:
             return items
-        return [{**item, "text": pieces[place]} if place in pieces else item for place, item in enumerate(items)]  # type: ignore[dict-item]
+        return [{**item, "text": pieces[place]} if place in pieces else item for place, item in enumerate(items)]

@@ -7,12 +7,11 @@ the candidate, with a small factor: the text may be made to cost as much as it c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 
 import msgspec
 import re2
-
-from checkrein.decide.patterns import latin
 
 Found = Iterable[tuple[int, int]]
 Check = Callable[[bytes, int, int, bytes], Found]
@@ -21,10 +20,10 @@ Check = Callable[[bytes, int, int, bytes], Found]
 class Rule(msgspec.Struct, frozen=True):
     """A pattern, and a check that turns a candidate of it into spans.
 
-    `strength` decides between overlaps. A candidate is the whole match, or group 1. `short` candidates have a
-    bounded length: what a check leaves of one is looked at again. The check looks at no more than `after` bytes
-    behind a candidate, and only at those of its line. Where neither the text nor the field's name has the `word`, it
-    confirms nothing.
+    `strength` decides between overlaps. A candidate is the whole match, or group 1, of `least` bytes at least. `short`
+    candidates have a bounded length: what a check leaves of one is looked at again; none that begins within a word or
+    number is confirmed. The check looks at no more than `after` bytes behind a candidate, and only at those of its
+    line. Where neither the text nor the field's name has the `word`, it confirms nothing.
     """
 
     cls: str
@@ -32,6 +31,7 @@ class Rule(msgspec.Struct, frozen=True):
     check: Check | None = None
     strength: int = 2
     short: bool = False
+    least: int = 5
     after: int = 0
     word: bytes = b""
 
@@ -44,8 +44,8 @@ CONTEXT_AFTER = 20
 def near(word: re2._Regexp, data: bytes, start: int, end: int, field: bytes = b"") -> bool:
     """Whether the word stands shortly before or after the candidate, or in the field's name."""
     before = data[max(0, start - CONTEXT) : start]
-    after = data[end : end + CONTEXT_AFTER].split(b"\n")[0]
-    return any(word.search(part) is not None for part in (before, after, field))
+    after = data[end : end + CONTEXT_AFTER].partition(b"\n")[0]
+    return word.search(b"%b\n%b\n%b" % (before, after, field)) is not None  # no word goes on beyond a line
 
 
 def alone(data: bytes, start: int, end: int) -> bool:
@@ -54,12 +54,12 @@ def alone(data: bytes, start: int, end: int) -> bool:
     return not (before.isalnum() or data[end : end + 1].isalnum())
 
 
-_DIGITS = latin(rb"\d+")
+_DIGITS = re.compile(rb"[0-9]+")
 
 
 def groups(data: bytes, start: int, end: int) -> list[tuple[int, int]]:
     """Where each group of digits stands in the candidate."""
-    return [(start + match.start(), start + match.end()) for match in _DIGITS.finditer(data[start:end])]
+    return [match.span() for match in _DIGITS.finditer(data, start, end)]
 
 
 def mixed(data: bytes, start: int, end: int, _field: bytes = b"") -> Found:

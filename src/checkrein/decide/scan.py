@@ -8,6 +8,7 @@ beginning is decided as if the text ended there, and a match that goes on beyond
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -27,8 +28,8 @@ _BEFORE = CONTEXT + 8
 _OVERLAP = 256
 #: so much of the beginning of a match says that what follows belongs to it
 _HEAD = 512
-#: no pattern fits fewer bytes
-_LEAST = 5
+#: the rest of a word or number
+_REST = re.compile(rb"[A-Za-z0-9]*")
 #: names of fields that are remembered
 _NAMES = 4096
 
@@ -77,9 +78,9 @@ class Ruleset:
     """Rules, compiled: which of them may match in one pass, each of them, and what may still become a match."""
 
     def __init__(self, rules: tuple[Rule, ...]) -> None:
-        self._rules = tuple((rule, latin(rule.pattern)) for rule in rules)
         self.patterns = tuple(rule.pattern for rule in rules)
-        self.compiled = tuple(pattern for _, pattern in self._rules)
+        self.compiled = tuple(map(latin, self.patterns))
+        self._rules = tuple((rule, pattern, pattern.groups) for rule, pattern in zip(rules, self.compiled, strict=True))
         #: what must be seen behind a candidate, and what the candidates are that ask for it
         self.after = max((rule.after for rule in rules), default=0)
         waiting = b"|".join(b"(?:%s)" % rule.pattern for rule in rules if rule.after)
@@ -98,18 +99,21 @@ class Ruleset:
         matching = self._any.match(data)
         worded = not final or not matching or self._has_word(data, context)
         for index in matching:
-            rule, pattern = self._rules[index]
+            rule, pattern, group = self._rules[index]
             if rule.word and not worded:
                 continue
             place = start
-            while len(data) - place >= _LEAST and (match := pattern.search(data, place)) is not None:
+            while len(data) - place >= rule.least and (match := pattern.search(data, place)) is not None:
                 begin, stop = match.span()
                 if begin >= hold:
                     break
+                if rule.short and begin and data[begin - 1 : begin].isalnum():
+                    place = max(begin + 1, _REST.match(data, begin).end())  # type: ignore[union-attr]
+                    continue
                 if not final and stop + rule.after > len(data) and b"\n" not in data[stop:]:
                     cut = min(cut, begin)
                     break
-                first, last = match.span(pattern.groups)
+                first, last = match.span(group) if group else (begin, stop)
                 spans = ((first, last),) if rule.check is None else tuple(rule.check(data, first, last, context))
                 found.extend((first, last, rule.strength, rule.cls) for first, last in spans)
                 place = max((stop, *(last for _, last in spans)))
