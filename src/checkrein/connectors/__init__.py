@@ -5,6 +5,7 @@
 `completions`, `chunks` a chat completion as it comes back, whole and as a stream
 `responses`, `events` the same for `/v1/responses`
 `stream`, `texts` what is the same for all streams: calls are held until they are decided, words go on redacted
+`envelope` what events of one text have in common, so that only the words of the next are read
 `metering` how many tokens a prompt will use, and did use
 `sse`     server-sent events as they arrive
 `openclaw` what OpenClaw's plugin tells and its events say; `openclaw_runtime` installs it, `openclaw_home` hardens it,

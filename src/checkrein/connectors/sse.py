@@ -41,24 +41,39 @@ class Splitter:
 
     def __init__(self) -> None:
         self._left = b""
-        self._looked = 0
+        #: whether there was a CR, which few streams have
+        self._returns = False
 
     def feed(self, part: bytes) -> list[Event]:
+        start = max(len(self._left) - 3, 0)  # an end may have begun in the part before
         data = self._left + part
-        events: list[Event] = []
-        place, start = 0, max(self._looked - 3, 0)  # an end may have begun in the part before
-        while found := _END.search(data, start):
-            events.append(_event(data[place : found.end()]))
-            place = start = found.end()
-        self._left = data[place:]
-        self._looked = len(self._left)
-        if self._looked > MAX_EVENT_BYTES:
+        self._returns = self._returns or b"\r" in part
+        raws, self._left = _cut(data, start) if self._returns else _cut_at_blank_lines(data, start)
+        if len(self._left) > MAX_EVENT_BYTES:
             raise unreadable("an event that does not end")
-        return events
+        return [_event(raw) for raw in raws]
 
     def close(self) -> list[Event]:
         left, self._left = self._left, b""
         return [_event(left)] if left else []
+
+
+def _cut(data: bytes, start: int) -> tuple[list[bytes], bytes]:
+    """The events, and what is left; none ends before `start`."""
+    raws: list[bytes] = []
+    place = 0
+    while found := _END.search(data, start):
+        raws.append(data[place : found.end()])
+        place = start = found.end()
+    return raws, data[place:]
+
+
+def _cut_at_blank_lines(data: bytes, start: int) -> tuple[list[bytes], bytes]:
+    """The same where no line ends with a CR."""
+    if data.find(b"\n\n", start) < 0:
+        return [], data
+    *lines, left = data.split(b"\n\n")
+    return [line + b"\n\n" for line in lines], left
 
 
 def _event(raw: bytes) -> Event:

@@ -95,6 +95,10 @@ class Stream(ABC):
     def _go_on(self) -> bytes:
         out: list[bytes] = []
         while self._queue and not self.asked:
+            if not (self._done or self.open()):
+                out += [event.raw for event in self._texts.more(self._queue)]
+                if not self._queue:
+                    break
             event = self._queue.popleft()
             if event.done and self.open() and not self._done:  # nobody will say any more that the calls are whole
                 self._queue.appendleft(event)

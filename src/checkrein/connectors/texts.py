@@ -13,8 +13,12 @@ from typing import Any, Protocol
 import msgspec
 
 from checkrein.connectors.completions import ABOUT, ABOUT_CHOICE, SILENT, Json, choices, index_of, is_over, messages
-from checkrein.connectors.sse import Event, dump, unreadable
+from checkrein.connectors.envelope import Envelope, envelope
+from checkrein.connectors.sse import Event, dump, load, unreadable
 from checkrein.services.speech import Speech, Voice
+
+#: so many events in a row may each be unlike the one before, until nobody asks any more what is around the words
+_TRIES = 16
 
 #: where a text stands in a stream
 Place = tuple[str | int, ...]
@@ -44,13 +48,34 @@ class Form(Protocol):
     def redact(self, value: Json, speech: Speech) -> bool:
         """Redact in place what is said whole in this event; whether something was."""
 
+    def only_says_more(self, value: Json) -> bool:
+        """Whether the event says more of texts and nothing else, and ends none."""
+
+
+class _Text:
+    """One text of a stream."""
+
+    def __init__(self, place: Place, voice: Voice) -> None:
+        self.place = place
+        self.voice = voice
+        self.over = False
+        #: how much was said, and what of that is not released yet
+        self.said = 0
+        self.unheard = ""
+
+    @property
+    def heard(self) -> int:
+        return self.said - len(self.unheard)
+
 
 class _Held(msgspec.Struct, frozen=True):
     """An event that waits for its words to be released."""
 
     event: Event
-    value: Json
-    texts: dict[Place, str]
+    #: None where nothing but its words was read
+    value: Json | None
+    #: the texts that it says more of, the words, and how much of the text was said by then
+    words: list[tuple[_Text, str, int]]
 
 
 class Texts:
@@ -59,78 +84,125 @@ class Texts:
     def __init__(self, speech: Speech, form: Form) -> None:
         self._speech = speech
         self._form = form
-        self._voices: dict[Place, Voice] = {}
-        self._over: set[Place] = set()
+        self._texts: dict[Place, _Text] = {}
         self._queue: deque[_Held] = deque()
-        #: of each text: what stands in events that wait, and how much of it is released
-        self._waiting: dict[Place, str] = {}
-        self._heard: dict[Place, int] = {}
         #: once events are told anew: what is released and not told yet
         self._due: dict[Place, str] | None = None
+        #: a text, and what is around its words in events that say more of it and nothing else
+        self._latest: tuple[_Text, Envelope] | None = None
+        self._tries = _TRIES
 
     def feed(self, event: Event, value: Json) -> Iterator[Event]:
-        found = dict(self._form.texts(value))
-        for place, text in found.items():
-            if place in self._over:  # readers would put it behind what was said, and that was decided as the end
-                raise unreadable("more of a text that had ended")
-            if place not in self._voices:
-                self._voices[place] = Voice(self._speech, self._form.field(place))
-            self._waiting[place] = self._waiting.get(place, "") + text
-            self._release(place, self._voices[place].feed(text))
-        self._finish(self._form.over(value, self._voices))
-        anew = self._form.redact(value, self._speech)  # what is told again was counted by then
-        self._queue.append(_Held(event, value, found))
-        if anew:
+        held = _Held(event, value, [])
+        self._queue.append(held)
+        for place, words in self._form.texts(value):
+            self._say(held, self._text(place), words)
+        self._finish(self._form.over(value, [place for place, text in self._texts.items() if not text.over]))
+        if self._form.redact(value, self._speech):  # what is told again was counted by now
             self._tell_anew()
+        if len(held.words) == 1 and self._tries and self._form.only_says_more(value):
+            self._learn(event, *held.words[0][:2])
+        yield from self._released()
+
+    def more(self, events: deque[Event]) -> Iterator[Event]:
+        """Take from the front the events that only say more of the latest text, those of one read as one piece."""
+        if self._latest is None:
+            return
+        text, around = self._latest
+        said: list[tuple[Event, str]] = []
+        while events and (words := around.words(events[0].data)):
+            said.append((events.popleft(), words))
+        if not said:
+            return
+        self._tries = _TRIES
+        whole = "".join([words for _, words in said])
+        out = text.voice.calmly(whole) if self._due is None else None
+        if out is None:
+            for event, words in said:
+                self._queue.append(held := _Held(event, None, []))
+                self._say(held, text, words)
+                yield from self._released()
+            return
+        text.unheard = (text.unheard + whole)[len(out) :]
+        for event, words in said:
+            text.said += len(words)
+            self._queue.append(_Held(event, None, [(text, words, text.said)]))
         yield from self._released()
 
     def close(self) -> Iterator[Event]:
-        self._finish([*self._voices])
+        self._finish([place for place, text in self._texts.items() if not text.over])
         yield from self._released()
         yield from self._left([*(self._due or ())])
 
+    def _text(self, place: Place) -> _Text:
+        text = self._texts.get(place)
+        if text is None:
+            text = self._texts[place] = _Text(place, Voice(self._speech, self._form.field(place)))
+        if text.over:  # readers would put it behind what was said, and that was decided as the end
+            raise unreadable("more of a text that had ended")
+        return text
+
+    def _say(self, held: _Held, text: _Text, words: str) -> None:
+        if any(other is text for other, _, _ in held.words):
+            raise unreadable("a text twice in one event")
+        text.said += len(words)
+        text.unheard += words
+        held.words.append((text, words, text.said))
+        self._release(text, text.voice.feed(words))
+
+    def _learn(self, event: Event, text: _Text, words: str) -> None:
+        self._tries -= 1
+        around = envelope(event.data, words, lambda value: dict(self._form.texts(value)).get(text.place, ""))
+        if around is not None:
+            self._latest = text, around
+
     def _finish(self, places: Iterable[Place]) -> None:
         for place in places:
-            self._over.add(place)
-            self._release(place, self._voices.pop(place).finish())
-            if self._due is None and self._heard[place] < len(self._waiting[place]):
+            text = self._texts[place]
+            text.over = True
+            if self._latest is not None and self._latest[0] is text:
+                self._latest = None
+            self._release(text, text.voice.finish())
+            if text.unheard:
                 self._tell_anew()
 
-    def _release(self, place: Place, out: str) -> None:
-        heard = self._heard.setdefault(place, 0)
-        if self._due is None:
-            if self._waiting[place].startswith(out, heard):
-                self._heard[place] = heard + len(out)
-                return
-            self._tell_anew()
-        if self._due is not None:
-            self._due[place] = self._due.get(place, "") + out
+    def _release(self, text: _Text, out: str) -> None:
+        if self._due is None and text.unheard.startswith(out):
+            text.unheard = text.unheard[len(out) :]
+            return
+        due = self._tell_anew()
+        text.unheard = ""
+        due[text.place] = due.get(text.place, "") + out
 
-    def _tell_anew(self) -> None:
-        """From here on events are told anew, also those that wait."""
+    def _tell_anew(self) -> dict[Place, str]:
+        """From here on events are told anew, also those that wait; returns what is due."""
         if self._due is None:
-            self._due = {place: text[: self._heard.get(place, 0)] for place, text in self._waiting.items()}
+            self._due = {}
+            for held in self._queue:
+                for text, words, end in held.words:
+                    heard = words[: max(0, text.heard - (end - len(words)))]
+                    self._due[text.place] = self._due.get(text.place, "") + heard
+        return self._due
 
     def _released(self) -> Iterator[Event]:
         while self._queue:
             held = self._queue[0]
             if self._due is None:
-                if any(self._heard[place] < len(text) for place, text in held.texts.items()):
-                    return
-                for place, text in held.texts.items():
-                    self._waiting[place] = self._waiting[place][len(text) :]
-                    self._heard[place] -= len(text)
+                for text, _, end in held.words:
+                    if text.heard < end:
+                        return
             self._queue.popleft()
-            if self._due is None or not held.value:
+            if self._due is None or held.value == {}:
                 yield held.event
             else:
                 yield from self._retold(held, self._due)
 
     def _retold(self, held: _Held, due: dict[Place, str]) -> Iterator[Event]:
-        for place in held.texts:
-            self._form.put(held.value, place, due.pop(place, ""))
-        yield from self._left(self._form.over(held.value, due))
-        yield self._form.event(held.value)
+        value = load(held.event.data, "an event") if held.value is None else held.value
+        for text, _, _ in held.words:
+            self._form.put(value, text.place, due.pop(text.place, ""))
+        yield from self._left(self._form.over(value, due))
+        yield self._form.event(value)
 
     def _left(self, places: Iterable[Place]) -> Iterator[Event]:
         """What is due of these texts, in events of our own."""
@@ -182,12 +254,20 @@ class ChunkForm:
 
     def redact(self, value: Json, speech: Speech) -> bool:
         found = False
-        for part, about in [(value, ABOUT), *((choice, ABOUT_CHOICE) for choice in choices(value))]:
-            for name in [name for name in part if name not in about and part[name] is not None]:
-                clean = speech.whole(part[name])
-                found = found or clean is not part[name]
-                part[name] = clean
+        for part, name in _said_whole(value):
+            clean = speech.whole(part[name])
+            found = found or clean is not part[name]
+            part[name] = clean
         return found
+
+    def only_says_more(self, value: Json) -> bool:
+        return not (_said_whole(value) or any(map(is_over, choices(value))))
+
+
+def _said_whole(value: Json) -> list[tuple[Json, str]]:
+    """The members beside the messages that are words."""
+    parts = [(value, ABOUT), *((choice, ABOUT_CHOICE) for choice in choices(value))]
+    return [(part, name) for part, about in parts for name in part if name not in about and part[name] is not None]
 
 
 def _leaves(value: object, place: Place) -> Iterator[tuple[Place, str]]:

@@ -16,6 +16,7 @@
 `spoken`      a text in pieces, read as `redact` reads it whole: JSON within it too
 `quiet`       whether nothing is found in a JSON value, by one look at all of its texts
 `disguise`    what a text says in other forms: `escapes`, base64; `forms` reads them in a text that comes in pieces
+`calm`        whether a text in pieces holds nothing so far, by one look; then no pass reads it
 `restore`     placeholders -> values, for targets that may see them; also as a stream
 `names`       which names of people, agents, tools may not be recorded
 `fold`        text as matchers see it: invisible and look-alike characters hide nothing

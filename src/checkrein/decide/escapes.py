@@ -34,6 +34,12 @@ _HELD = 1024
 Unit = tuple[str, int, int]
 
 
+def escapes(data: bytes) -> bool:
+    """Whether there is an escape in an image, or what may become one at its end."""
+    signs = any(sign in data for sign in SIGNS)
+    return signs and (_ESCAPE.search(data) is not None or bool(_BEGUN.search(data).start() < len(data)))
+
+
 class Unescaper:
     """Takes an image in pieces apart: into what stands for itself and what is an escape, as soon as that is certain."""
 

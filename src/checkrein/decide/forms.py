@@ -198,7 +198,7 @@ class _LevelRules:
     def __init__(self, reading: Reading, tells: bool) -> None:
         self._reading = reading
         self._tells = tells
-        self.viable = _viable(reading.rules)
+        self.viable = viable_forms(reading.rules)
 
     def scan(self, data: bytes, start: int, hold: int, context: bytes, *, final: bool) -> tuple[list[Found], int]:
         cut = hold
@@ -218,5 +218,6 @@ class _LevelRules:
 
 
 @functools.lru_cache(maxsize=64)
-def _viable(rules: Ruleset) -> re2._Regexp:
+def viable_forms(rules: Ruleset) -> re2._Regexp:
+    """Fits the longest end of a text that a match of the rules, or another form, can begin with."""
     return viable((*rules.patterns, RUN, IN_WORDS, ESCAPE))

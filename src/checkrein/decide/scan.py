@@ -91,6 +91,10 @@ class Ruleset:
         self._any = PatternSet([loose(rule.pattern) for rule in rules], latin=True)
         self.viable = viable(self.patterns)
 
+    def quiet(self, data: bytes) -> bool:
+        """Whether no rule can find anything in an image, or in a part of it."""
+        return all(self.compiled[index].search(data) is None for index in self._any.match(data))
+
     def scan(self, data: bytes, start: int, hold: int, context: bytes, *, final: bool) -> tuple[list[Found], int]:
         """What stands from `start` on, and up to where that is certain; matches from `hold` on are left for later."""
         cut = hold

@@ -65,6 +65,10 @@ class Spoken:
         held, self._held = self._held, ""
         return self._stream.feed(held)
 
+    def calmly(self, text: str) -> str | None:
+        """`feed`, where one look tells that nothing is found; else None, and the text was not taken."""
+        return None if self._named or self._begun is not None else self._stream.calmly(text)
+
     def finish(self) -> str:
         """The text is over; returns the rest."""
         if not self._held:

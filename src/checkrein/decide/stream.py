@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from checkrein.decide.calm import HELD, held
 from checkrein.decide.detect import BUILT_IN, TOKEN_TEXT, Detectors, Span, context_of, detect
 from checkrein.decide.detectors import ESCAPED, TOKEN, WITHHELD
 from checkrein.decide.disguise import OPAQUE, Reading
@@ -26,6 +27,8 @@ from checkrein.decide.scan import Found, Pass
 PASSES = 4
 #: what is looked at again of a text that was released, in bytes of its image
 _PAST = 1024
+#: so much of it is enough where one look told that nothing is found
+_SEEN = 64
 
 
 class Placeholders:
@@ -91,7 +94,8 @@ class Stream:
     released of the text before: it is not released again, but its last words say what follows them is.
 
     With `forms` what stands there in other forms is read too; where that cannot be, it counts as `opaque`. One of the
-    `passes` is enough then to look at a text until something is found: what further ones might find is held back.
+    `passes` is enough then to look at a text until something is found: what further ones might find is held back. And
+    as long as one look (`calm`) tells that nothing is found, no pass reads the text; they begin with the end of it.
     """
 
     def __init__(
@@ -105,19 +109,15 @@ class Stream:
         past: str = "",
         forms: bool = False,
     ) -> None:
-        rules = detectors.ruleset(classes)
-        self._forms: Forms | None = None
+        self._rules = detectors.ruleset(classes)
+        self._context = context_of(field)
+        self._count = passes
+        self._reading = Reading(classes, detectors, field) if forms else None
         self._opaque = False
-        front: list[Pass] = []
-        if forms:
-            looks = passes == 1  # then one pass reads all: the same as several, as long as nothing is found
-            self._forms = Forms(Reading(classes, detectors, field), plainly=looks)
-            front = [self._forms, Waiting(rules, PASSES - 1)] if looks else [self._forms]
-            passes = 0 if looks else passes
-        self._passes = Passes(rules, passes, context_of(field), *front)
-        if past:
-            before = image(past)[0][-_PAST:]
-            self._passes.feed(before, range(-len(before), 0), 0)
+        #: None while no pass has to read the text
+        self._passes: Passes | None = None
+        #: the end of what was released
+        self._past = past
         self._placeholders = placeholders
         #: tokens given before mean what they meant; a text that holds one of the later ones only looks like it
         self._mine: set[str] = set()
@@ -130,24 +130,74 @@ class Stream:
         """Take the next piece; returns what is safe to release now."""
         if self._ended:
             return ""
+        released = self.calmly(text) if self._passes is None else None
+        if released is not None:
+            return released
+        passes, text = self._begun(text)
         text = self._escape + text
         self._escape = text[-1:] if text.endswith(tuple(BACKSLASHES)) else ""  # the next character belongs to it
-        return self._release(self._passes.feed(*self._image(text.removesuffix(self._escape))))
+        released = self._release(passes, passes.feed(*self._image(text.removesuffix(self._escape))))
+        if not (passes.found or self._escape or self._opaque or self._look("") is None):
+            self._passes = None
+        return released
+
+    def calmly(self, text: str) -> str | None:
+        """`feed`, where one look tells that nothing is found; else None, and the text was not taken."""
+        place = self._look(text) if self._passes is None else None
+        if place is None or self._reading is None or self._ended:
+            return None
+        self._reading.more(len(text))
+        text = self._text + text
+        released, self._text = text[:place], text[place:]
+        self._went_on(released)
+        return released
 
     def finish(self) -> str:
         """The text is over; returns the rest."""
         if self._ended:
             return ""
-        self._passes.feed(*self._image(self._escape))
-        released = self._release(self._passes.finish())
         self._ended = True
-        return released
+        if self._passes is None:
+            return self._text
+        self._passes.feed(*self._image(self._escape))
+        return self._release(self._passes, self._passes.finish())
 
     def whole(self, text: str, spans: Sequence[Span] = ()) -> str:
         """A text of one piece: the same as `feed` and `finish`. `spans` stand there in another form."""
+        passes, text = self._begun(text)
         data, where, fed = self._image(text)
         found = (Found(bisect_left(where, span.start), bisect_left(where, span.end), span.cls) for span in spans)
-        return self._release(self._passes.whole(data, where, fed, tuple(found)))
+        return self._release(passes, passes.whole(data, where, fed, tuple(found)))
+
+    def _look(self, text: str) -> int | None:
+        """How much may be released of what is held and this, if one look tells that nothing is found in it."""
+        if self._reading is None or len(self._text) > HELD:
+            return None
+        past = len(self._past)
+        data, places = image(self._past + self._text + text)
+        place = held(self._rules, data, past) if places is None else None
+        return None if place is None else place - past
+
+    def _went_on(self, released: str) -> None:
+        self._begin += len(released)
+        self._past = (self._past + released)[-_SEEN:]
+
+    def _begun(self, text: str) -> tuple[Passes, str]:
+        """The passes, and what they take next."""
+        if self._passes is not None:
+            return self._passes, text
+        count, front = self._count, list[Pass]()
+        if self._reading is not None:
+            looks = count == 1  # then one pass reads all: the same as several, as long as nothing is found
+            forms = Forms(self._reading, plainly=looks)
+            front = [forms, Waiting(self._rules, PASSES - 1)] if looks else [forms]
+            count = 0 if looks else count
+        self._passes = Passes(self._rules, count, self._context, *front)
+        if self._past:
+            before = image(self._past)[0][-_PAST:]
+            self._passes.feed(before, range(self._begin - len(before), self._begin), self._begin)
+        text, self._text = self._text + text, ""
+        return self._passes, text
 
     def _image(self, text: str) -> tuple[bytes, Sequence[int], int]:
         begin = self._begin + len(self._text)
@@ -156,11 +206,11 @@ class Stream:
         where = range(begin, begin + len(data)) if places is None else [begin + place for place in places]
         return data, where, begin + len(text)
 
-    def _release(self, certain: int) -> str:
-        if self._forms and self._forms.opaque and not self._opaque:
+    def _release(self, passes: Passes, certain: int) -> str:
+        if self._reading and self._reading.opaque and not self._opaque:
             self._opaque = True
             self._placeholders.counts[OPAQUE] += 1
-        found, closed = self._passes.found, self._passes.closed is not None
+        found, closed = passes.found, passes.closed is not None
         parts = []
         done = 0
         for start in sorted(place for place in found if place < certain):
@@ -173,7 +223,8 @@ class Stream:
         certain = max(certain, self._begin)
         released = certain - self._begin
         parts.append(self._text[done:released])
-        self._text, self._begin = self._text[released:], certain
+        self._went_on(self._text[:released])
+        self._text = self._text[released:]
         if closed:
             parts.append(self._placeholders.token(WITHHELD, ""))
             self._ended, self._text = True, ""

@@ -164,6 +164,19 @@ class Voice:
         self._speech.chars += len(text)
         return self._told(self._next(text, over=False), over=False)
 
+    def calmly(self, text: str) -> str | None:
+        """`feed`, where one look tells that nothing is found; else None, and the text was not taken."""
+        if self._back is not None or (self._looks and self._speech.taken is not None):
+            return None
+        out = self._text.calmly(text)
+        if out is None:
+            return None
+        self._speech.chars += len(text)
+        if self._looks:
+            self._held += text
+            self._released(out)
+        return out
+
     def finish(self) -> str:
         return self._told(self._next("", over=True), over=True)
 
@@ -191,16 +204,20 @@ class Voice:
             out = self._text.feed(text) + (self._text.finish() if over else "")
             found = _known(self._seen.counts) if self._seen.counts else Counter()
             if not found:
-                self._held = self._held[len(out) :]
-                past = self._past + out
-                self._past, self._forgot = past[-_PAST:], self._forgot or len(past) > _PAST
-                self._speech.placeholders.reserve(out)
+                self._released(out)
                 return out
             self._speech.settle(found)
         else:  # settled by another text of the answer
             found = Counter()
         self._looks, self._text = False, self._redacting()
         return self._redacted(self._held, over=over, known=found)
+
+    def _released(self, out: str) -> None:
+        """This goes out, and nothing was found in it."""
+        self._held = self._held[len(out) :]
+        past = self._past + out
+        self._past, self._forgot = past[-_PAST:], self._forgot or len(past) > _PAST
+        self._speech.placeholders.reserve(out)
 
     def _holds(self) -> bool:
         """Whether a text that is JSON is held: it is read, or written anew, as a whole."""
