@@ -123,11 +123,15 @@ class Texts:
                 self._say(held, text, words)
                 yield from self._released()
             return
-        text.unheard = (text.unheard + whole)[len(out) :]
-        for event, words in said:
-            text.said += len(words)
-            self._queue.append(_Held(event, None, [(text, words, text.said)]))
+        end = text.said
+        text.said, text.unheard = end + len(whole), (text.unheard + whole)[len(out) :]
         yield from self._released()
+        for event, words in said:
+            end += len(words)
+            if end <= text.heard and not self._queue:
+                yield event
+            else:
+                self._queue.append(_Held(event, None, [(text, words, end)]))
 
     def close(self) -> Iterator[Event]:
         self._finish([place for place, text in self._texts.items() if not text.over])

@@ -128,7 +128,7 @@ class Stream:
 
     def feed(self, text: str) -> str:
         """Take the next piece; returns what is safe to release now."""
-        if self._ended:
+        if self._ended or not text:
             return ""
         released = self.calmly(text) if self._passes is None else None
         if released is not None:
