@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import RFC_4122, UUID
 
 import msgspec
 import pytest
@@ -64,6 +65,9 @@ def test_ids_are_unique_found_again_and_sorted_by_time(store: Store, made: Made,
         clock.us += 1000
     assert len(set(ids)) == 40
     assert [id[:16] for id in ids] == sorted(id[:16] for id in ids)
+    named = [UUID(id.removeprefix("rec_")) for id in ids]
+    assert {(each.version, each.variant) for each in named} == {(7, RFC_4122)}
+    assert {format(each.int >> 62 & 3, "b") for each in named} == {"10"}
     assert store.record(ids[7]).seq == 7
     assert store.record("rec_other") is None
 

@@ -53,11 +53,11 @@ class Frontier(msgspec.Struct, frozen=True):
 
     def extend(self, leaves: Iterable[bytes]) -> Frontier:
         """The tree with these leaf hashes appended in order."""
-        size, nodes = self.size, list(self.nodes)
+        size, nodes, sha256 = self.size, list(self.nodes), hashlib.sha256
         for leaf in leaves:
             node, rest = leaf, size
             while rest & 1:
-                node = node_hash(nodes.pop(), node)
+                node = sha256(b"\x01" + nodes.pop() + node).digest()  # `node_hash`, of which every record needs one
                 rest >>= 1
             nodes.append(node)
             size += 1

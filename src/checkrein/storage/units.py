@@ -13,7 +13,8 @@ from checkrein.ports import Clock, Move, Save, Unit
 Randomness = Callable[[int], bytes]
 Written = Pending[tuple[Record, ...]]
 _NOISE_BYTES = 10
-_LOW = (1 << 62) - 1
+#: a random hex digit with the two bits in front that say which kind of UUID this is (RFC 9562, 4.1)
+_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 
 
 class Stamper:
@@ -29,11 +30,10 @@ class Stamper:
 
     def ids(self, ts_us: int, count: int) -> Iterator[str]:
         """`rec_` and the 32 hex digits of a UUIDv7 (RFC 9562), sorted by millisecond, else random; so many of them."""
-        noise = self._randomness(_NOISE_BYTES * count)
+        noise = self._randomness(_NOISE_BYTES * count).hex()
         head = f"rec_{ts_us // 1000 & (1 << 48) - 1:012x}7"
-        for at in range(0, len(noise), _NOISE_BYTES):
-            number = int.from_bytes(noise[at : at + _NOISE_BYTES], "big")
-            yield f"{head}{number >> 62 & 0xFFF:03x}{2 << 62 | number & _LOW:016x}"
+        for at in range(0, len(noise), 2 * _NOISE_BYTES):
+            yield f"{head}{noise[at : at + 3]}{_VARIANT[noise[at + 3]]}{noise[at + 4 : at + 19]}"
 
 
 #: the bodies of rows that were moved, by room and id

@@ -266,14 +266,9 @@ class Writer:
 
     def _apply(self, connection: apsw.Connection, batch: _Batch, job: _Job) -> tuple[Record, ...] | CheckreinError:
         """Place one unit. A conflict is an answer, not an error: the rest of the batch goes on."""
-
-        def body(room: str, id: str) -> bytes | None:
-            known = batch.moved.get((room, id))
-            return known if known is not None else connection.execute(_BODY, (room, id)).get
-
         try:
             placed = self._place(batch, job)
-            made = moved(job.moves, body) if job.moves else {}
+            made = self._moved(connection, batch, job) if job.moves else {}
         except ValueError as error:
             return unrecordable(error)
         except CheckreinError as error:
@@ -284,19 +279,26 @@ class Writer:
         if job.saves or made:
             batch.rooms.update([save.row.room for save in job.saves], [room for room, _ in made])
         for draft, record in zip(job.drafts, placed, strict=True):
-            leaf = leaf_hash(record.data)
+            seq, kind, found, leaf = record.seq, record.kind, draft.found, leaf_hash(record.data)
             batch.leaves.append(leaf)
-            named = (record.seq, record.id, record.kind, record.trace_id or None, record.ts_us)
-            batch.rows.append((*named, *draft.found, leaf, record.data))
-            batch.shaped.append((shape(record.kind, draft.found, draft.policies), record.seq))
-            if record.kind == "execution.started" and draft.evaluation:
-                batch.started.setdefault(draft.evaluation, record.seq)
-            elif record.kind in _ENDS and draft.evaluation:
-                batch.started.pop(draft.evaluation, None)
-                batch.ended.add(draft.evaluation)
+            batch.rows.append((seq, record.id, kind, record.trace_id or None, record.ts_us, *found, leaf, record.data))
+            batch.shaped.append((shape(kind, found, draft.policies), seq))
+            if kind == "execution.started":
+                if evaluation := draft.evaluation:
+                    batch.started.setdefault(evaluation, seq)
+            elif kind in _ENDS and (evaluation := draft.evaluation):
+                batch.started.pop(evaluation, None)
+                batch.ended.add(evaluation)
             batch.last = record
         batch.size += len(placed)
         return placed
+
+    def _moved(self, connection: apsw.Connection, batch: _Batch, job: _Job) -> Moved:
+        def body(room: str, id: str) -> bytes | None:
+            known = batch.moved.get((room, id))
+            return known if known is not None else connection.execute(_BODY, (room, id)).get
+
+        return moved(job.moves, body)
 
     def _place(self, batch: _Batch, job: _Job) -> tuple[Record, ...]:
         return tuple(
