@@ -26,12 +26,15 @@ class Outcome(enum.IntEnum):
     @property
     def wire(self) -> str:
         """The name in JSON: `allow`, `allow_with_redaction`, `require_review`, `deny`."""
-        return self.name.lower()
+        return _WIRE[self]
 
     @property
     def runs(self) -> bool:
         """Whether the action may run now."""
         return self <= Outcome.ALLOW_WITH_REDACTION
+
+
+_WIRE = {outcome: outcome.name.lower() for outcome in Outcome}
 
 
 def strictest(outcomes: Iterable[Outcome]) -> Outcome:

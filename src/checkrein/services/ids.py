@@ -1,36 +1,34 @@
 """Unguessable ids. One system call fills a buffer that serves many of them.
 
-Every request needs several ids and each `os.urandom` is a system call; the bytes are the same kind either way. A
-forked child starts with an empty buffer, so it never repeats its parent's ids.
+Every request needs several ids and each `os.urandom` is a system call; the bytes are the same kind either way. Each
+thread has a buffer of its own, so that none waits for another; a forked child starts with an empty one, so that it
+never repeats its parent's ids.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from io import BytesIO
 
 _REFILL = 4096
 
 
-class _Noise:
+class _Noise(threading.local):
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._bytes = b""
-        self._at = 0
+        self.left = BytesIO()
 
     def take(self, count: int) -> bytes:
-        with self._lock:
-            if self._at + count > len(self._bytes):
-                self._bytes, self._at = os.urandom(max(_REFILL, count)), 0
-            self._at += count
-            return self._bytes[self._at - count : self._at]
-
-    def forget(self) -> None:
-        self.__init__()  # type: ignore[misc]
+        taken = self.left.read(count)  # one step: whatever interrupts this thread gets other bytes
+        if len(taken) < count:
+            left = BytesIO(os.urandom(max(_REFILL, count)))
+            taken = left.read(count)
+            self.left = left
+        return taken
 
 
 _noise = _Noise()
-os.register_at_fork(after_in_child=_noise.forget)
+os.register_at_fork(after_in_child=lambda: setattr(_noise, "left", BytesIO()))
 
 
 def noise(count: int) -> bytes:
