@@ -85,10 +85,14 @@ class Whole:
     def __init__(self, data: bytes, speech: Speech) -> None:
         self._data = data
         self._value = load(data, "a chat completion")
+        #: its parts, each with the members that are no words
+        self._parts = [(self._value, ABOUT)]
         #: each message with calls in it, and its choice
         self._told: list[tuple[Json, Json, list[Call]]] = []
         for choice in choices(self._value):
+            self._parts.append((choice, ABOUT_CHOICE))
             for message in messages(choice):
+                self._parts.append((message, SILENT))
                 if found := [read_call(kind, piece) for kind, piece in pieces(message)]:
                     self._told.append((choice, message, found))
         self.asked = tuple(call.proposal() for _, _, calls in self._told for call in calls)
@@ -98,14 +102,11 @@ class Whole:
 
     def _redact(self, speech: Speech) -> bool:
         """Take out what policy wants out of all words, and where something was taken out, of the tokens beside them."""
-        parts = [(self._value, ABOUT)]
-        for choice in choices(self._value):
-            parts += [(choice, ABOUT_CHOICE), *((message, SILENT) for message in messages(choice))]
-        words = [{name: item for name, item in part.items() if name not in about} for part, about in parts]
+        words = [{name: item for name, item in part.items() if name not in about} for part, about in self._parts]
         clean = speech.whole(words)
         if clean is words or not isinstance(clean, list):
             return False
-        for (part, about), told in zip(parts, clean, strict=True):
+        for (part, about), told in zip(self._parts, clean, strict=True):
             kept = {name: item for name, item in part.items() if name in about and name != "logprobs"}
             part.clear()
             part.update(kept | told)

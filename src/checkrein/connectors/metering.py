@@ -20,6 +20,8 @@ _ATTACHED = 1500
 _PER_TOKEN = 3
 #: a line of a stream that is longer is not looked into; the last one of a streamed response holds all of it
 _MAX_LINE = 1024 * 1024
+#: what a request may limit its answers by; the first one counts
+_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 #: what nobody means
 _MAX_TOKENS = 10**9
 
@@ -33,6 +35,8 @@ class Tariff(msgspec.Struct, frozen=True):
 
     def of(self, model: str) -> Price:
         """The price of the very name, else of the longest pattern that fits, else that of the upstream."""
+        if not self.prices:
+            return self.price
         if model in self.prices:
             return self.prices[model]
         fitting = [pattern for pattern in self.prices if fnmatchcase(model, pattern)]
@@ -79,7 +83,8 @@ class Meter:
 
     @property
     def wish(self) -> Amount:
-        return Amount(sum(self._expected), self.tariff.of(self._model).cost(*self._expected))
+        tokens_in, tokens_out = self._expected
+        return Amount(tokens_in + tokens_out, self.tariff.of(self._model).cost(tokens_in, tokens_out))
 
     def whole(self, body: bytes) -> None:
         """An answer that came whole."""
@@ -99,11 +104,10 @@ class Meter:
     def tally(self, status: int) -> tuple[Amount, dict[str, object]]:
         """What was used, and what the record says of it. `status` is that of the answer, 0 if none began."""
         self._event(self._rest)
-        estimated = self._usage is None
-        tokens = self._usage or self._guessed(status)
-        cost = self.tariff.of(self._model).cost(*tokens)
-        counted: dict[str, object] = {"tokens_in": tokens[0], "tokens_out": tokens[1], "cost_nano": cost}
-        return Amount(sum(tokens), cost), {**counted, "estimated": estimated}
+        tokens_in, tokens_out = self._usage or self._guessed(status)
+        cost = self.tariff.of(self._model).cost(tokens_in, tokens_out)
+        counted = {"tokens_in": tokens_in, "tokens_out": tokens_out, "cost_nano": cost}
+        return Amount(tokens_in + tokens_out, cost), {**counted, "estimated": self._usage is None}
 
     def _guessed(self, status: int) -> tuple[int, int]:
         if status >= 400:  # an upstream takes nothing for an error
@@ -128,24 +132,30 @@ class Meter:
                 self._usage = found
 
 
-def _said(value: object) -> int:
+def _said(body: Mapping[str, object]) -> int:
     """Tokens of everything a request says."""
-    if isinstance(value, str):
-        return _of(value)
-    if isinstance(value, dict | list):
-        return sum([_said(item) for item in (value.values() if isinstance(value, dict) else value)])
-    return 0
-
-
-def _of(text: str) -> int:
-    if text.startswith("data:"):
-        return _ATTACHED
-    return -(-len(text) // _PER_TOKEN) if text.isascii() else len(text)
+    tokens = 0
+    left: list[object] = [body]
+    for value in left:  # it grows on the way
+        if isinstance(value, str):
+            if value.startswith("data:"):
+                tokens += _ATTACHED
+            else:
+                tokens += -(-len(value) // _PER_TOKEN) if value.isascii() else len(value)
+        elif isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+    return tokens
 
 
 def _allowed(body: Mapping[str, object], otherwise: int) -> int:
     """Tokens that the answers may have."""
-    limits = [body.get(name) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens")]
-    most = next((limit for limit in limits if isinstance(limit, int) and limit > 0), otherwise)
+    most = otherwise
+    for name in _LIMITS:
+        limit = body.get(name)
+        if isinstance(limit, int) and limit > 0:
+            most = limit
+            break
     count = body.get("n")
     return min(most * (count if isinstance(count, int) and count > 0 else 1), _MAX_TOKENS)

@@ -86,33 +86,35 @@ def no_messages(value: dict[str, object]) -> None:
 
 def check_stream(value: dict[str, object]) -> None:
     """Nothing may hide in what steers the transport, which policies do not see."""
-    if not isinstance(value.get("stream", False), bool | None):
+    stream = value.get("stream")
+    if stream is not None and not isinstance(stream, bool):
         raise BadRequest("`stream` is not true or false", hint="send true or false")
-    options = value.get("stream_options") or {}
-    if not isinstance(options, dict) or not all(
-        _OPTION.fullmatch(name) and isinstance(option, bool) for name, option in options.items()
+    options = value.get("stream_options")
+    if options and not (
+        isinstance(options, dict)
+        and all(_OPTION.fullmatch(name) and isinstance(option, bool) for name, option in options.items())
     ):
         raise BadRequest("`stream_options` holds more than true or false", hint='send `{"include_usage": true}`')
 
 
-def prompt(body: bytes, value: dict[str, object], key: Caller, *, endpoint: str = "") -> Prompt:
+def prompt(body: bytes, value: dict[str, object], model: str, key: Caller, *, endpoint: str = "") -> Prompt:
     """The prompt of the owner of `key`. Where it is not for chat completions, `endpoint` says what for: the same body
     is another action elsewhere, and needs another approval."""
     tools = value.get("tools")
     if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
         raise BadRequest("`tools` is not a list of objects", hint='send `[{"type": "function", ...}]`')
-    transport = {name: value[name] for name in TRANSPORT if name in value}
-    content = {name: item for name, item in value.items() if name not in TRANSPORT}
+    content = value.copy()
+    transport = {name: content.pop(name) for name in TRANSPORT if name in content}
     context: dict[str, object] = {"agent": {"id": key.agent}} if key.agent else {}
-    resource = Resource("model", named_model(value))
-    properties = {"input": content, **({"endpoint": endpoint} if endpoint else {})}
-    return Prompt(Request(key.subject(), Action(PROMPT, properties), resource, context), transport, body)
+    properties: dict[str, object] = {"input": content, "endpoint": endpoint} if endpoint else {"input": content}
+    request = Request(key.subject(), Action(PROMPT, properties), Resource("model", model), context)
+    return Prompt(request, transport, body)
 
 
 def read_embeddings(body: bytes, key: Caller) -> Prompt:
     """Texts that are turned into vectors are a prompt too."""
     value = load_object(body)
-    named_model(value)
+    model = named_model(value)
     no_messages(value)
     given = value.get("input")
     texts = given if isinstance(given, list) else [given]
@@ -120,32 +122,33 @@ def read_embeddings(body: bytes, key: Caller) -> Prompt:
         raise BadRequest("`input` is not text", hint="send text or a list of texts; tokens cannot be read")
     if value.get("stream"):
         raise BadRequest("embeddings have no stream", hint="leave `stream` out")
-    return prompt(body, value, key, endpoint="embeddings")
+    return prompt(body, value, model, key, endpoint="embeddings")
 
 
 def read_chat(body: bytes, key: Caller) -> Prompt:
     """Read a chat completion for the owner of `key`; raises `BadRequest` in words for its sender."""
     value = load_object(body)
-    named_model(value)
+    model = named_model(value)
     messages = value.get("messages")
     if not isinstance(messages, list) or not messages:
         raise BadRequest("`messages` is missing or empty", hint='send `"messages": [{"role": "user", ...}]`')
     for index, message in enumerate(messages):
-        _check_message(f"messages[{index}]", message)
+        _check_message(index, message)
     check_stream(value)
-    return prompt(body, value, key)
+    return prompt(body, value, model, key)
 
 
-def _check_message(place: str, message: object) -> None:
+def _check_message(index: int, message: object) -> None:
     """A message in a form that every reader of it takes for the same text."""
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise BadRequest(f"`{place}` has no `role`", hint="give each message a `role`")
+        raise BadRequest(f"`messages[{index}]` has no `role`", hint="give each message a `role`")
     content = message.get("content")
-    parts = content if isinstance(content, list) else []
-    if not isinstance(content, str | list | None) or not all(
-        isinstance(part, dict) and isinstance(part.get("type"), str) for part in parts
+    if content is None or isinstance(content, str):
+        return
+    if not isinstance(content, list) or not all(
+        isinstance(part, dict) and isinstance(part.get("type"), str) for part in content
     ):
-        raise BadRequest(f"`{place}.content` is not text or a list of parts", hint="give each part a `type`")
+        raise BadRequest(f"`messages[{index}].content` is not text or a list of parts", hint="give each part a `type`")
 
 
 def upstream_body(chat: Prompt, clean: Request, *, redacted: bool, handle: str = "", model: str = "") -> bytes:
@@ -164,8 +167,9 @@ def upstream_body(chat: Prompt, clean: Request, *, redacted: bool, handle: str =
 def route(model: str, upstreams: Mapping[str, tuple[str, ...]]) -> str:
     """The name of the first upstream whose model patterns (`gpt-*`) fit; raises `NotFound`."""
     for name, patterns in upstreams.items():
-        if any(fnmatchcase(model, pattern) for pattern in patterns):
-            return name
+        for pattern in patterns:
+            if fnmatchcase(model, pattern):
+                return name
     known = sorted({pattern for patterns in upstreams.values() for pattern in patterns})
     hint = f"configured models: {', '.join(known)}" if known else "add `[upstreams.NAME]` to checkrein.toml"
     raise NotFound(f"no upstream serves the model `{model}`", hint=hint)

@@ -47,7 +47,7 @@ _encode = msgspec.json.Encoder().encode
 def read_response(body: bytes, key: Caller) -> Prompt:
     """Read a response as it is asked for, for the owner of `key`; raises `BadRequest` in words for its sender."""
     value = load_object(body)
-    named_model(value)
+    model = named_model(value)
     no_messages(value)
     given = value.get("input")
     if not given or not isinstance(given, str | list):
@@ -61,7 +61,7 @@ def read_response(body: bytes, key: Caller) -> Prompt:
         if value.get(name):
             raise BadRequest(f"`{name}` speaks of what the upstream keeps", hint="send all of it as `input`")
     check_stream(value)
-    return prompt(body, value, key, endpoint="responses")
+    return prompt(body, value, model, key, endpoint="responses")
 
 
 def is_call(item: Json) -> bool:
