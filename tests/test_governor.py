@@ -290,7 +290,9 @@ async def test_an_async_exception_goes_on_and_is_recorded_as_failed(governor: Go
 
 def test_who_acts_is_who_is_named_nearest(governor: Governor):
     seen: list[Subject] = []
-    governor.register_policy(lambda request, context: seen.append(request.subject), name="witness")
+    governor.register_policy(
+        lambda request, context: None if request.comes_back else seen.append(request.subject), name="witness"
+    )
 
     @governor.governed(tool="read_file", subject="alice", roles=("staff",))
     def read_file(path: str) -> None:

@@ -165,6 +165,7 @@ def request(random: Random) -> Asked:
         "time": {"hour": random.choice([0, 1, 5, 23]), "weekday": "monday", "date": "2026-01-05"},
         "risk": {"level": Risk.of(score).level.value, "score": score},
         "labels": sorted({*borne, *texts(LABELS)}),
+        "answer": False,
         "input": input,
         "usage": {**used(), "agent": used(), "key": used()},
         **sometimes("environment", random.choice(TEXTS)),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import datetime
 import enum
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -37,9 +39,9 @@ def system(folder: Path) -> Iterator[System]:
 
 @pytest.fixture
 def asked(system: System) -> list[Request]:
-    """Every request that was decided, in order."""
+    """Every call that was decided, in order."""
     seen: list[Request] = []
-    system.pdp.register(lambda request, context: seen.append(request), "witness")
+    system.pdp.register(lambda request, context: None if request.comes_back else seen.append(request), "witness")
     return seen
 
 
@@ -324,7 +326,7 @@ def test_a_denied_call_does_not_run(system: System, govern: Govern):
 def test_what_a_function_returned_is_kept_beside_the_ledger_where_it_is_json(system: System, govern: Govern):
     @govern()
     def look(what: str) -> object:
-        return {"found": (what, 1)} if what != "nothing" else object()
+        return {"found": (what, 1)} if what != "nothing" else Opened("nothing")
 
     look("a")
     look("nothing")
@@ -336,6 +338,67 @@ def test_what_a_function_returned_is_kept_beside_the_ledger_where_it_is_json(sys
     assert kept.data == b'{"found":["a",1]}'
     assert "payload" not in second.body
     assert b"found" not in first.data
+
+
+# --- what comes back is decided too ------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Opened:
+    path: object
+
+
+def answers(system: System) -> list[tuple[str, str, dict[str, Any]]]:
+    records = system.store.records(RecordQuery(kinds=("execution.finished",)))
+    return [(str(one.body["status"]), str(one.body["error"]), dict(one.body["detail"])) for one in records]  # type: ignore[call-overload]
+
+
+async def test_a_result_is_returned_without_what_policy_takes_out(system: System, govern: Govern):
+    @govern()
+    def look(what: str) -> object:
+        return {"to": [what, "jane@example.com", 4111111111111111]}
+
+    @govern()
+    async def look_later(what: str) -> object:
+        return f"{what} jane@example.com"
+
+    assert look("a") == {"to": ["a", "<EMAIL_1>", 4111111111111111]}
+    assert await look_later("b") == "b <EMAIL_1>"
+    first, second = answers(system)
+    found = {"pii.email": 1, "pii.card": 1}
+    assert first == ("ok", "", {"answer": "allow_with_redaction", "found": found})
+    assert second[2]["found"] == {"pii.email": 1}
+
+
+def test_a_result_in_which_nothing_is_taken_out_is_the_very_same(system: System, govern: Govern):
+    things = (Colour.RED, {"a": (1, None)}), Opened({"at": datetime.date(2026, 1, 5)}), None
+
+    @govern()
+    def look(place: int) -> object:
+        return things[place]
+
+    for place, thing in enumerate(things):
+        assert look(place) is thing
+    assert [detail for _, _, detail in answers(system)] == [{"answer": "allow"}] * 3
+
+
+async def test_of_a_result_that_cannot_be_read_or_written_anew_nothing_is_taken_out_it_is_withheld(
+    system: System, govern: Govern
+):
+    @govern()
+    def look() -> object:
+        return Opened("jane@example.com")
+
+    @govern()
+    async def open_it() -> object:
+        return object()
+
+    with pytest.raises(Denied, match="result was withheld") as refused:
+        look()
+    assert "answer with text or JSON" in refused.value.hint
+    with pytest.raises(Denied, match="result was withheld"):
+        await open_it()
+    assert answers(system) == [("failed", "Withheld", {"answer": "deny", "found": {"opaque": 1}})] * 2
 
 
 async def test_a_call_under_one_key_runs_once_and_returns_what_it_returned(system: System, govern: Govern):

@@ -24,6 +24,7 @@ from checkrein.model import (
 )
 from checkrein.model.requirement import Terms
 from checkrein.ports import RecordQuery
+from checkrein.services.results import Results
 
 TERMS = Terms(3600, 3, ("to",))
 
@@ -61,6 +62,14 @@ def sends(system: System, request: Request) -> bool:
             return True
     except ApprovalRequired:
         return False
+
+
+def test_what_was_granted_for_a_call_holds_for_its_result(system: System):
+    granted(system)
+    results = Results(system.gateway)
+    for body in ("hello", "under the grant"):
+        with system.gateway.action_sync(mail(body=body), caller="t") as governed:
+            assert results.decide(governed, {"sent": True}).made.outcome is Outcome.ALLOW
 
 
 def kinds(system: System, *only: str) -> list[str]:

@@ -13,6 +13,7 @@ from checkrein.compose import System, open_system
 from checkrein.flow.approval import Approval
 from checkrein.model import Action, ApprovalRequired, Decision, Outcome, Request, Resource, Subject
 from checkrein.ports import RecordQuery
+from checkrein.services.results import Results
 from checkrein.services.turns import MAX_HOSTS, TURN, Turn
 
 ALICE = Subject("user", "alice")
@@ -225,6 +226,11 @@ async def test_an_approved_prompt_carries_its_approval_into_the_turn(system: Sys
         turn = system.gateway.turn(governed)
         decision = await system.gateway.evaluate(call(turn.handle, CALL), caller="pep")
     assert (decision.outcome, decision.approval_id) == (Outcome.ALLOW, id)
+
+
+async def test_the_approval_that_covers_a_call_of_the_turn_holds_for_its_result(system: System, turn: Turn):
+    async with system.gateway.action(call(turn.handle, CALL), caller="claw") as governed:
+        assert Results(system.gateway).decide(governed, "sent").made.outcome is Outcome.ALLOW
 
 
 def test_handles_are_long_and_never_alike(system: System):

@@ -283,7 +283,7 @@ async def test_an_answer_that_policy_denies_is_withheld_and_recorded(
     system: System, folder: Path, client: openai.AsyncOpenAI, model: FakeModel, stream: bool
 ):
     policy = '@id("no-cards") @reason("cards stay here") forbid (principal, action in Action::"llm", resource) '
-    policy += 'when { context.input.answer && context.labels.contains("pii.card") };'
+    policy += 'when { context.answer && context.labels.contains("pii.card") };'
     (folder / "policies/cards.cedar").write_text(policy)
     system.pdp.replace(load_bundle(folder))
     answer(model, stream=stream, content="so it is 4111 1111 1111 1111 there")
@@ -306,7 +306,7 @@ async def test_an_answer_cannot_wait_for_people_but_what_they_approved_for_its_p
     system.approvals.vote(waiting.id, voter="bob", roles=("finance",), approve=True, auth="local")
     message, _ = await ask(client, stream=False)
     assert message.content == "hello"
-    only = policy + 'forbid (principal, action in Action::"llm", resource) when { context.input.answer };'
+    only = policy + 'forbid (principal, action in Action::"llm", resource) when { context.answer };'
     (folder / "policies/look.cedar").write_text(only)
     system.pdp.replace(load_bundle(folder))
     with pytest.raises(openai.PermissionDeniedError, match="cannot wait for people"):

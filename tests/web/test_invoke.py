@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from checkrein.demo.agent import ToolCall, Verdict
 from checkrein.demo.gateway import create_app
 from checkrein.demo.pdp import PdpClient
 from checkrein.demo.tools import Sandbox
-from checkrein.model import Permission
+from checkrein.model import Permission, Request
 from checkrein.ports import RecordQuery
 from checkrein.web.server import BackgroundServer
+from fakes import FakeModel
 
 MAIL = {"to": "carol", "subject": "hello", "body": "hello"}
 Post = Callable[..., tuple[int, dict[str, Any]]]
@@ -56,17 +57,23 @@ def post(opened: tuple[System, str]) -> Post:
     _, secret = system.keys.create("alice", agent="bot", by="tests")
 
     def call(value: object, path: str = "/tools/invoke", once: str = "") -> tuple[int, dict[str, Any]]:
-        headers = {"authorization": f"Bearer {secret}", "content-type": "application/json"}
+        headers = {"authorization": f"Bearer {secret}"}
         headers |= {"idempotency-key": once} if once else {}
-        request = urllib.request.Request(url + path, json.dumps(value).encode(), headers)  # noqa: S310 - our own
-        try:
-            with urllib.request.urlopen(request) as reply:  # noqa: S310
-                return reply.status, json.loads(reply.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.loads(error.read())
+        status, told = sent(url + path, value, headers)
+        return status, json.loads(told)
 
     return call
+
+
+def sent(url: str, value: object, headers: dict[str, str]) -> tuple[int, bytes]:
+    given = {"content-type": "application/json", **headers}
+    request = urllib.request.Request(url, json.dumps(value).encode(), given)  # noqa: S310 - our own
+    try:
+        with urllib.request.urlopen(request) as reply:  # noqa: S310
+            return reply.status, reply.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
 
 
 @pytest.fixture
@@ -107,7 +114,165 @@ def test_a_result_that_cannot_be_redacted_is_withheld_and_the_record_says_so(
     assert post({"tool": "read_file", "args": {"path": "deep.json"}}, once="k1") == first
     assert sandbox.runs["read_file"] == 1
     (end,) = opened[0].store.records(RecordQuery(kinds=("execution.finished",)))
-    assert "result_withheld" in json.dumps(end.body)
+    assert (end.body["status"], end.body["error"]) == ("failed", "Withheld")
+    assert "opaque" in json.dumps(end.body["detail"])
+
+
+JUDGING = """
+@id("no-addresses") @reason("no addresses") @outcome("redact") @redact("pii.email")
+forbid (principal, action == Action::"read_file", resource) when { context.labels.contains("pii.email") };
+
+@id("no-cards") @reason("cards are told to nobody") @alternative("ask for totals")
+forbid (principal, action == Action::"read_file", resource)
+when { context.answer && context.labels.contains("pii.card") };
+
+@id("keys-are-reviewed") @reason("people look at keys") @outcome("require_review") @approvers("1 of finance")
+forbid (principal, action == Action::"read_file", resource) when { context.labels.contains("secret") };
+"""
+
+
+@pytest.fixture
+def read(post: Post, sandbox: Sandbox) -> Callable[[str], tuple[int, dict[str, Any]]]:
+    """Have the tool read a file that says this."""
+
+    def call(text: str) -> tuple[int, dict[str, Any]]:
+        (sandbox.documents / "file.txt").write_text(text)
+        return post({"tool": "read_file", "args": {"path": "file.txt"}})
+
+    return call
+
+
+@pytest.fixture
+def judging(folder: Path) -> None:
+    """Policy looks at labels, which a result may have and its call has not."""
+    (folder / "policies" / "judging.cedar").write_text(JUDGING)
+
+
+def test_policy_is_asked_about_a_result_and_what_it_says_is_recorded(
+    judging: None, opened: tuple[System, str], read: Callable[[str], tuple[int, dict[str, Any]]]
+) -> None:
+    status, told = read("jane@example.com, jane@example.com and bob@example.com")
+    assert (status, "<EMAIL_1>, <EMAIL_1> and <EMAIL_2>" in json.dumps(told)) == (200, True)
+    ((made, ended),) = judged(opened[0])
+    assert (made["decision"]["outcome"], made["decision"]["policies"]) == ("allow_with_redaction", ["no-addresses"])
+    assert made["decision"]["labels"] == ["effect:read", "pii", "pii.email", "tool:read_file"]
+    assert made["redactions"] == {"pii.email": 3}
+    assert (ended["status"], ended["detail"]["answer"]) == ("ok", "allow_with_redaction")
+    assert ended["detail"]["found"] == {"pii.email": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("4111 1111 1111 1111 jane@example.com", "cards are told to nobody (ask for totals)"),
+        ("AKIAIOSFODNN7EXAMPLE", "people look at keys; an answer cannot wait for people"),
+        ("AKIAIOSFODNN7EXAMPLE".encode("utf-16-le").decode(), "an answer cannot wait for people"),
+    ],
+)
+def test_what_policy_denies_or_wants_people_to_see_is_withheld_in_words_that_the_agent_can_read(
+    judging: None,
+    opened: tuple[System, str],
+    read: Callable[[str], tuple[int, dict[str, Any]]],
+    text: str,
+    reason: str,
+    sandbox: Sandbox,
+) -> None:
+    status, told = read(text)
+    assert (status, told["ok"], told["error"]["type"]) == (403, False, "tool_call_blocked")
+    assert told["error"]["requiresApproval"] is False
+    assert "the tool ran, but its result was withheld" in told["error"]["message"]
+    assert reason in told["error"]["message"]
+    assert sandbox.runs["read_file"] == 1
+    ((made, ended),) = judged(opened[0])
+    assert (made["decision"]["outcome"], made["redactions"]) == ("deny", {})
+    assert (ended["status"], ended["error"], ended["detail"]["answer"]) == ("failed", "Withheld", "deny")
+    assert not list(opened[0].store.records(RecordQuery(kinds=("approval.requested",))))
+
+
+def test_a_result_in_which_policy_minds_nothing_comes_as_it_is_and_has_no_record_of_its_own(
+    judging: None, opened: tuple[System, str], read: Callable[[str], tuple[int, dict[str, Any]]]
+) -> None:
+    status, told = read("phone +1 415 555 2671")
+    assert (status, "+1 415 555 2671" in json.dumps(told)) == (200, True)
+    (end,) = opened[0].store.records(RecordQuery(kinds=("execution.finished",)))
+    assert end.body["detail"]["answer"] == "allow"  # type: ignore[index, call-overload]
+    assert end.body["detail"]["found"] == {"pii.phone": 1}  # type: ignore[index, call-overload]
+    assert judged(opened[0]) == []
+
+
+def test_members_that_the_manifest_calls_personal_are_found_in_results(
+    folder: Path, request: pytest.FixtureRequest
+) -> None:
+    tools = folder / "tools.yaml"
+    tools.write_text(
+        tools.read_text().replace("    output: {path", "    personal: {content: address}\n    output: {path")
+    )
+    names = '@id("no-places") @reason("no places") @outcome("redact") @redact("pii.address")\n'
+    names += 'forbid (principal, action, resource) when { context.labels.contains("pii.address") };'
+    (folder / "policies" / "names.cedar").write_text(names)
+    status, told = request.getfixturevalue("read")("Elm Street 5")
+    assert (status, "Elm Street" in json.dumps(told), "<ADDRESS_1>" in json.dumps(told)) == (200, False, True)
+
+
+def test_what_people_approved_for_a_call_holds_for_its_result(
+    folder: Path, request: pytest.FixtureRequest, sandbox: Sandbox
+) -> None:
+    (folder / "policies" / "grant.cedar").write_text(JUDGING.replace('when { context.labels.contains("secret") }', ""))
+    post, (system, _) = request.getfixturevalue("post"), request.getfixturevalue("opened")
+    asked = {"tool": "read_file", "args": {"path": "q3.csv"}}
+    _, told = post(asked)
+    system.approvals.vote(told["error"]["approval_id"], voter="bob", roles=("finance",), approve=True, auth="test")
+    assert post(asked)[0] == 200
+
+
+def test_a_policy_that_errs_about_a_result_withholds_it(
+    judging: None, opened: tuple[System, str], read: Callable[[str], tuple[int, dict[str, Any]]]
+) -> None:
+    def erring(asked: Request, context: Mapping[str, object]) -> None:
+        if asked.comes_back:
+            raise ValueError
+
+    opened[0].pdp.register(erring)
+    assert read("nothing much")[0] == 403
+    ((made, _),) = judged(opened[0])
+    assert made["decision"]["errors"] == [{"policy": "python:erring", "message": "raised ValueError"}]
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "told"),
+    [
+        (b'{"ok": false, "error": "no jane@example.com"}', 500, b'{"error":"no <EMAIL_1>","ok":false}'),
+        (b"jane@example.com is away", 200, b"<EMAIL_1> is away"),
+        (b'{"a": 1, "a": "jane@example.com"}', 200, b'{"a": 1, "a": "<EMAIL_1>"}'),
+        (b'"jane@example.com"', 200, b'"<EMAIL_1>"'),
+        (b'{"n":  1}', 200, b'{"n":  1}'),
+        (b"", 200, b""),
+        (b"caf\xe9", 403, b""),
+        ('{"a": "jane@example.com"}'.encode("utf-16"), 403, b""),
+    ],
+)
+def test_whatever_a_tool_answers_is_decided(judging: None, folder: Path, said: bytes, status: int, told: bytes) -> None:
+    with ExitStack() as stack:
+        tool = FakeModel()
+        tool.answer, tool.status = said, status if status == 500 else 200
+        claw = stack.enter_context(BackgroundServer(tool))
+        given = UpstreamConfig(base_url=f"{claw.url}/v1", kind="openclaw", api_key_env="CLAW", heartbeat_timeout=0)
+        opened = open_system(folder, upstreams={"claw": given}, variables={"CLAW": "token-of-the-gateway"})
+        system = stack.enter_context(closing(opened))
+        url = stack.enter_context(BackgroundServer(system.app())).url
+        _, secret = system.keys.create("alice", by="tests")
+        body = {"tool": "read_file", "args": {"path": "q3.csv"}}
+        found, answer = sent(f"{url}/tools/invoke", body, {"authorization": f"Bearer {secret}"})
+    assert (found, answer if status != 403 else b"") == (status, told)
+    assert b"jane" not in answer
+
+
+def judged(system: System) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The decisions about results, each with the end of its call."""
+    made = [dict(one.body) for one in system.store.records(RecordQuery(kinds=("decision",)))]
+    made = [body for body in made if "direction" in body["action"]]  # type: ignore[operator]
+    ends = [dict(one.body) for one in system.store.records(RecordQuery(kinds=("execution.finished",)))]
+    return list(zip(made, ends, strict=True)) if made else []
 
 
 def test_an_allowed_tool_runs_for_the_caller(post: Post, opened: tuple[System, str], sandbox: Sandbox) -> None:

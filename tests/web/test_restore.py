@@ -28,7 +28,7 @@ def folder(folder: Path) -> Path:
     """Addresses stay out of prompts only, cards out of answers too; what was taken out comes back."""
     config, policies = folder / "checkrein.toml", folder / "policies/main.cedar"
     config.write_text(config.read_text() + "\n[redaction]\nrestore = true\n")
-    only = policies.read_text().replace('"pii.email") };', '"pii.email") && !context.input.answer };')
+    only = policies.read_text().replace('"pii.email") };', '"pii.email") && !context.answer };')
     policies.write_text(only + CARDS)
     return folder
 

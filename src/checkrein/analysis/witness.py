@@ -194,9 +194,9 @@ class _Maker:
             action = action_entity(name, view.bundle.manifests.resolve(name).effects, protocol)
             entities = Entities([principal, action, resource])
             questions.append(Question(principal.uid, action.uid, resource.uid, _json(context), entities))
-        context = {member: value for member, value in _json(contexts[0]).items() if member != "input"}
+        context = {member: value for member, value in _json(contexts[0]).items() if member not in ("input", "answer")}
         input = self._input(number, contexts)
-        about = {"direction": ANSWER} if name == PROMPT and contexts[0]["input"].get("answer") else {}
+        about = {"direction": ANSWER} if contexts[0]["answer"] else {}
         request = Request(
             Subject(principal.uid.type.lower(), principal.uid.id, self._properties(principal)),
             Action(name, {**about, **({"input": input} if input else {})}),

@@ -1,8 +1,8 @@
 """Functions as tools: `@governed` turns a call into a `Request`, and runs it only with a recorded decision.
 
 The arguments by name are the action's input. What is decided is what runs: the function gets copies of lists and
-dicts, taken before the decision, and the redacted values where policy redacts. What it returns is kept beside the
-ledger, where it is JSON.
+dicts, taken before the decision, and the redacted values where policy redacts. What it returns is decided too, and kept
+beside the ledger, where it is JSON.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import ParamSpec, TypeVar, cast
 
+import msgspec
+
 from checkrein.model import Action, BadRequest, ConfigError, Request, Resource, Subject
 from checkrein.model.json import as_json
 from checkrein.model.request import PROMPT, TOOL
 from checkrein.services.gateway import Gateway
 from checkrein.services.governed import Governed
 from checkrein.services.idempotency import Once, Replay
+from checkrein.services.results import Result, Results
+from checkrein.services.speech import Withheld
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,6 +55,8 @@ def governed(
     if not tool or len(tool) > 512 or tool == PROMPT:
         raise ConfigError(f"`{tool[:80]}` is no name of a tool", hint="name it as in tools.yaml")
 
+    results = Results(gateway)
+
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         _refuse_ungovernable(tool, function)
         arguments = _Arguments(tool, inspect.signature(function))
@@ -73,12 +79,18 @@ def governed(
             key = idempotency_key(*bound.args, **bound.kwargs)
             return gateway.idempotency.once_for(key, request, caller=CALLER, operation=tool)
 
-        def kept(action: Governed, result: T) -> T:
-            if gateway.keeps_results or action.claim:
-                text = _text(result)
-                action.answered(text)
-                action.replies(text)
-            return result
+        def told(action: Governed, returned: object, result: Result) -> object:
+            """What the caller gets of what the function returned; raises `Withheld`."""
+            if gateway.keeps_results:
+                action.answered(_text(returned))
+            if not result.made.outcome.runs:
+                action.ended("failed", error=Withheld.__name__, detail=result.detail())
+            result.check()
+            action.ended("ok", detail=result.detail())
+            heard = result.value if result.changed else returned
+            if action.claim:
+                action.replies(_text(heard))
+            return heard
 
         if inspect.iscoroutinefunction(function):
 
@@ -89,7 +101,10 @@ def governed(
                     async with gateway.action(request, caller=CALLER, once=once(request, bound)) as action:
                         arguments.redact(bound, request, action)
                         running = cast("Awaitable[object]", function(*bound.args, **bound.kwargs))
-                        return kept(action, _ended(tool, await running))
+                        returned = _ended(tool, await running)
+                        result = _decided(results, action, returned)
+                        await results.record(action, result)
+                        return told(action, returned, result)
                 except Replay as before:
                     return json.loads(before.answer)
 
@@ -101,7 +116,10 @@ def governed(
             try:
                 with gateway.action_sync(request, caller=CALLER, once=once(request, bound)) as action:
                     arguments.redact(bound, request, action)
-                    return kept(action, _ended(tool, function(*bound.args, **bound.kwargs)))
+                    returned = _ended(tool, function(*bound.args, **bound.kwargs))
+                    result = _decided(results, action, returned)
+                    results.record_sync(action, result)
+                    return cast("R", told(action, returned, result))
             except Replay as before:
                 return cast("R", json.loads(before.answer))
 
@@ -191,6 +209,19 @@ def _refuse_ungovernable(tool: str, function: object) -> None:
             f"`{tool}` is a {type(function).__name__}, not a function",
             hint="put `governed` directly above the `def`",
         )
+
+
+def _decided(results: Results, action: Governed, returned: object) -> Result:
+    """What the function returned, decided. Of what is no JSON nothing can be taken out: that is all or nothing."""
+    try:
+        return results.decide(action, as_json(returned))
+    except BadRequest:
+        pass
+    try:
+        result = results.decide(action, msgspec.to_builtins(returned, str_keys=True))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return results.decide(action, None, opaque=True)
+    return results.decide(action, None, opaque=True) if result.changed else result
 
 
 def _text(result: object) -> bytes:

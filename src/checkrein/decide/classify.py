@@ -89,6 +89,8 @@ class Classifier:
             detected = _told(request.action.input)
         else:
             detected = detect_json(request.action.input, detectors=self.detectors(request))
+            if request.comes_back:
+                detected.update(_told(request.action.properties))
         for cls in (*detected, *(_ANYTHING if OPAQUE in detected else ())):
             labels |= {cls, cls.partition(".")[0]}
         factors += _found("personal data", "pii", _PERSONAL_DATA, detected)
@@ -140,9 +142,9 @@ class Classifier:
         return [factor for factor in factors if factor[0]], labels
 
 
-def _told(input: Mapping[str, object]) -> dict[str, int]:
-    """What was found in an answer, by class; raises `BadRequest` for what says nothing."""
-    found = input.get("found", {})
+def _told(about: Mapping[str, object]) -> dict[str, int]:
+    """What was found in what came back, by class; raises `BadRequest` for what says nothing."""
+    found = about.get("found", {})
     if not isinstance(found, Mapping) or not all(
         isinstance(cls, str) and (known(cls) or cls in _UNREAD) and type(count) is int for cls, count in found.items()
     ):

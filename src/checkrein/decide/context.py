@@ -97,6 +97,7 @@ def question(
         "time": _time(situation.now_us // HOUR_US),
         "risk": _risk(classified.risk.level, classified.risk.score),
         "labels": sorted({*classified.labels, *situation.labels}),
+        "answer": request.comes_back,
         "usage": _usage(Usage.claimed(request.context.get("usage")) if situation.usage is None else situation.usage),
         "input": _prompt_input(request) if request.is_prompt else _input(request, resolved.manifest),
     }
@@ -200,7 +201,6 @@ def _prompt_input(request: Request) -> dict[str, object]:
         "model": model if isinstance(model, str) else request.resource.id,
         "chars": chars,
         "messages": len(messages) if isinstance(messages, list) else 0,
-        "answer": request.is_answer,
     }
 
 

@@ -20,7 +20,7 @@ TOOL = "tool"
 MAX_NAME = 512
 #: people on whose behalf one action may be done
 MAX_BEHALF = 16
-#: what `action.properties.direction` says of a prompt that is about its answer
+#: what `action.properties.direction` says of what comes back: the answer to a prompt, the result of a tool
 ANSWER = "answer"
 
 
@@ -65,6 +65,8 @@ class Request(msgspec.Struct, frozen=True):
 
     What a model answers is decided as its prompt is, with `action.properties.direction` = `answer`: `input` then holds
     the `model`, how many `chars` it said, and `found`: how many spans of each class of personal data and secrets.
+    What a tool answers is decided as its call is, in the same direction: `input` are the arguments still, and `found`
+    stands beside it.
     """
 
     subject: Subject
@@ -107,7 +109,12 @@ class Request(msgspec.Struct, frozen=True):
     @property
     def is_answer(self) -> bool:
         """Whether this is about what a model answers to a prompt."""
-        return self.is_prompt and self.action.properties.get("direction") == ANSWER
+        return self.is_prompt and self.comes_back
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether this is about what came of an action: what a model or a tool answers."""
+        return self.action.properties.get("direction") == ANSWER
 
     @property
     def agent_id(self) -> str:

@@ -7,6 +7,7 @@
     time         {hour: Long, weekday: String, date: String}        UTC; `monday`; `2026-01-31`
     risk         {level: String, score: Long}
     labels       Set<String>
+    answer       Bool            whether it is about what came of the action, not about the action
     provenance?  {<control argument>: String}                       tools with `control` only
     usage        what the subject used, and `agent` and `key` the same of those: `USED`
     approval?    {id: String}
@@ -59,12 +60,13 @@ CONTEXT: Mapping[str, str] = {
     "time": "{hour: Long, weekday: String, date: String}",
     "risk": "{level: String, score: Long}",
     "labels": "Set<String>",
+    "answer": "Bool",
     "usage": f"{{{_USED}, agent: {{{_USED}}}, key: {{{_USED}}}}}",
     "approval?": "{id: String}",
 }
 
 #: `context.input` of a prompt, or of what is answered to one: facts about it, never its text
-PROMPT_INPUT: Mapping[str, str] = {"model": "String", "chars": "Long", "messages": "Long", "answer": "Bool"}
+PROMPT_INPUT: Mapping[str, str] = {"model": "String", "chars": "Long", "messages": "Long"}
 
 #: the optional attributes of User, Agent and Service; every other text a subject brings is a tag
 SUBJECT_ATTRIBUTES = ("department", "email", "name", "tenant")

@@ -241,6 +241,7 @@ class _Aim:
             "time": {"hour": self._number(), "weekday": self._text(), "date": self._text()},
             "risk": {"level": self._text(), "score": self._number()},
             "labels": self._some(),
+            "answer": self._often(),
             "input": self._record(types),
             "environment": self._text(),
             "scope": self._text(),
@@ -250,7 +251,7 @@ class _Aim:
         }
         if manifest is not None and manifest.control:
             context["provenance"] = {name: self._text() for name in manifest.control if self._often()}
-        needed = ("agent", "time", "risk", "labels", "usage", "input")
+        needed = ("agent", "time", "risk", "labels", "answer", "usage", "input")
         return {name: value for name, value in context.items() if name in needed or self._often()}
 
     def _used(self) -> dict[str, object]:

@@ -32,7 +32,7 @@
 `turns`      prompts in flight, so that an agent gateway's tool calls are decided for the person
 `reconcile`  agent gateways: heard, decided and observed, joined; ungoverned actions and quarantine
 `answers`    decides what a model answers: its tool calls here, its words in `speech`; `comeback` puts values of the
-             prompt back into it
+             prompt back into it; `results` decides what tools answer
 `ids`        unguessable ids
 `evidence`   for people who do not trust us: export as tiles, proof of a record, proof of growth
 `witness`    others cosign each checkpoint, once they have seen that it only extends the last

@@ -15,6 +15,7 @@ from time import monotonic
 
 import msgspec
 
+from checkrein.decide.detect import Detectors
 from checkrein.decide.names import nameable
 from checkrein.decide.redact import Placeholders
 from checkrein.flow import action as flow
@@ -191,19 +192,27 @@ class Gateway:
         return governed.taken if self._restores and governed.request.subject.type != TURN else _NOBODYS
 
     def consider(self, request: Request, governed: Governed) -> Decision:
-        """Decide about what `governed` answers. What people approved for the prompt holds for its answer."""
+        """Decide about what comes back of `governed`. What people approved for an action holds for that too."""
         asked = Asked(request, usage=self._deciding.usage(lambda: targets(governed.request, governed.caller)))
-        return self._pdp.decide(asked, trace_id=governed.decision.trace_id, discharged=governed.machine.approval)
+        return self._pdp.decide(asked, trace_id=governed.decision.trace_id, discharged=governed.discharged)
 
     def redacted(self, request: Request, made: Decision, placeholders: Placeholders) -> object:
         """The arguments of an action that was decided so, as they may leave; the very same ones if nothing is taken."""
         return self._pdp.redacted(request, made, placeholders)
+
+    def detectors(self, request: Request, made: Decision) -> Detectors:
+        """What finds personal data in an action and in what comes of it, by the version that decided it."""
+        return self._pdp.detectors(request, made)
 
     async def note(
         self, request: Request, made: Decision, governed: Governed, *, redactions: Mapping[str, int]
     ) -> None:
         """Record a decision that `consider` made; raises `StoreUnavailable`."""
         await self._driver.run(self._recording.note(request, made, governed, redactions))
+
+    def note_sync(self, request: Request, made: Decision, governed: Governed, *, redactions: Mapping[str, int]) -> None:
+        """`note` for code without an event loop."""
+        wait(self._recording.note(request, made, governed, redactions))
 
     async def propose(self, request: Request, *, caller: str) -> Decision:
         """Decide and record a tool call that is answered to a turn, unless it was asked about in that turn."""
@@ -229,8 +238,9 @@ class Gateway:
         try:
             yield governed
         except BaseException as error:
-            cancelled = not isinstance(error, Exception)
-            governed.ended("cancelled" if cancelled else "failed", error=type(error).__name__)
+            if governed.end()[0] == "ok":
+                stopped = not isinstance(error, Exception)
+                governed.ended("cancelled" if stopped else "failed", error=type(error).__name__)
             raise
         finally:
             wait(self._end(governed))

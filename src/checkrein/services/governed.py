@@ -28,6 +28,8 @@ class Governed:
         self.decision = decision
         self.machine = machine
         self.span = span
+        #: what people agreed to, if it rests on that: it holds for what comes back too
+        self.discharged: Discharge | None = None
         #: the key or channel that asked
         self.caller = ""
         #: set by `Gateway.turn`, for an upstream that asks about its own tool calls
@@ -145,10 +147,17 @@ class Asking:
         governed = Governed(self.clean, decision_of(self.machine), self.machine, self.span)
         governed.caller = self.caller
         governed.claim, governed.placeholders = self.claim, self.placeholders
+        governed.discharged = self._agreed()
         governed.sent, governed.taken = self.asked.request, self.placeholders.copy()
         governed.edited = self.asked is not self.sent
         governed.reservation = self.reservation
         return governed
+
+    def _agreed(self) -> Discharge | None:
+        """What people agreed to for this action, or for the turn that it was let through under."""
+        turn, made = self.asked.turn, decision_of(self.machine)
+        under = turn.approval if turn else None
+        return under if under and under.id == made.approval_id else self.discharged
 
 
 def decision_of(machine: flow.ActionFlow) -> Decision:

@@ -326,7 +326,7 @@ class Pdp:
     def _evaluate(self, version: Version, case: _Case, discharged: Discharge | None) -> Decision:
         situation = self._situation(case.request, case.turn, discharged, case.now_us, case.usage)
         made = version.evaluate(case.request, situation, tuple(self._python))
-        if made.outcome is Outcome.REQUIRE_REVIEW and case.request.is_answer:
+        if made.outcome is Outcome.REQUIRE_REVIEW and case.request.comes_back:
             reasons = (*made.reasons, "an answer cannot wait for people")
             return msgspec.structs.replace(made, outcome=Outcome.DENY, reasons=reasons, requirement=None)
         if made.outcome is Outcome.REQUIRE_REVIEW and made.requirement is None:

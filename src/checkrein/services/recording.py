@@ -143,7 +143,7 @@ class Recording:
 
     def note(self, request: Request, made: Decision, governed: Governed, redactions: Mapping[str, int]) -> Steps[None]:
         """Write a decision about what was answered; raises `StoreUnavailable`."""
-        payload = self._sealer.request(Asked(request), made, governed.machine.approval, self._clock.now_us())
+        payload = self._sealer.request(Asked(request), made, governed.discharged, self._clock.now_us())
         draft = records.decision(
             request,
             made,

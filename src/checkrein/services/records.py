@@ -42,7 +42,7 @@ def _about(request: Request) -> dict[str, object]:
         "name": cut(action.name),
         "resource": {"type": cut(resource.type), "id": cut(resource.id)},
     }
-    if request.is_answer:
+    if request.comes_back:
         what["direction"] = ANSWER
     return {"actor": {"type": cut(subject.type), "id": cut(subject.id), "agent": cut(request.agent_id)}, "action": what}
 

@@ -84,7 +84,7 @@ def golden(cases: Sequence[Golden], decide: Callable[[Request], Decision]) -> Se
     """The golden cases, as the policies decide them now."""
     seen = Seen()
     for case in cases:
-        if case.request.is_answer:
+        if case.request.comes_back:
             continue
         request, made = case.request, decide(case.request)
         target = f"{request.resource.type}/{request.resource.id}"

@@ -13,8 +13,6 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from checkrein.connectors import openclaw
-from checkrein.decide.disguise import OPAQUE
-from checkrein.decide.redact import detect_json, redact_json
 from checkrein.model import (
     ApprovalRequired,
     BadRequest,
@@ -29,6 +27,8 @@ from checkrein.ports import Reply, Upstream
 from checkrein.services.gateway import Gateway
 from checkrein.services.governed import Governed
 from checkrein.services.idempotency import Replay
+from checkrein.services.results import Result, Results
+from checkrein.services.speech import Withheld
 from checkrein.web import body, trace
 from checkrein.web.answer import Kept
 from checkrein.web.guard import allow
@@ -45,6 +45,7 @@ class Invoke:
 
     def __init__(self, gateway: Gateway, gateways: Mapping[str, Upstream], *, max_body_bytes: int) -> None:
         self._gateway = gateway
+        self._results = Results(gateway)
         self._gateways = gateways
         self._limit = max_body_bytes
 
@@ -86,14 +87,31 @@ class Invoke:
         detail = {"upstream": upstream.name, "http_status": reply.status, "bytes": len(answer)}
         governed.answered(answer)
         trace_id = governed.decision.trace_id
+        result, told = self._decided(governed, answer)
+        await self._results.record(governed, result)
         try:
-            kept = _kept(reply.status, _heard(answer, governed), trace_id)
-        except Denied as withheld:  # the tool ran: this is its answer, under an idempotency key too
-            status, error = "failed", "result_withheld"
+            result.check()
+            kept = _kept(reply.status, told, trace_id)
+        except Withheld as withheld:  # the tool ran: this is its answer, under an idempotency key too
+            status, error = "failed", "Withheld"
             kept = _kept(403, dumps(openclaw.refusal(withheld)), trace_id)
-        governed.ended(status, error=error, detail=detail)
+        governed.ended(status, error=error, detail={**detail, **result.detail()})
         governed.replies(msgspec.msgpack.encode(kept))
         return kept
+
+    def _decided(self, governed: Governed, answer: bytes) -> tuple[Result, bytes]:
+        """The answer, decided as the JSON it is or else as a text, and what is left of it."""
+        try:
+            text = answer.decode()
+        except UnicodeDecodeError:  # readers could take it for different texts
+            return self._results.decide(governed, "", opaque=True), answer
+        try:
+            value: object = loads(text)
+        except BadRequest:
+            result = self._results.decide(governed, text)
+            return result, str(result.value).encode()
+        result = self._results.decide(governed, value)
+        return result, dumps(result.value) if result.changed else answer
 
     def _named(self, name: str) -> Upstream:
         if not name and len(self._gateways) == 1:
@@ -103,25 +121,6 @@ class Invoke:
             known = ", ".join(self._gateways) or "none"
             raise NotFound("that is no configured gateway", hint=f"name one in `{UPSTREAM_HEADER}`: {known}")
         return found
-
-
-def _heard(answer: bytes, governed: Governed) -> bytes:
-    """A result without what the decision takes out of the action; raises `Denied` where that cannot be told."""
-    classes = governed.decision.redact
-    if not classes:
-        return answer
-    try:
-        value = loads(answer)
-    except BadRequest:  # what is no JSON cannot be redacted and stay what its type says
-        raise _withheld(governed) from None
-    if OPAQUE in detect_json(value, classes):
-        raise _withheld(governed)
-    clean = redact_json(value, classes, governed.placeholders)
-    return answer if clean is value else dumps(clean)
-
-
-def _withheld(governed: Governed) -> Denied:
-    return Denied("the result was withheld: it cannot be redacted", decision=governed.decision)
 
 
 async def _whole(reply: Reply) -> bytes:
