@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import aiohttp
 
@@ -25,23 +26,38 @@ MINUTES = 10
 STREAMS, LEAVES = 4, 10
 
 
+class Reading(NamedTuple):
+    """One stretch of the load: milliseconds of CPU and of waiting for a request, and megabytes at its end."""
+
+    answers: int
+    cpu_ms: float
+    p50_ms: float
+    p99_ms: float
+    rss_mb: float
+
+
 def main() -> None:
-    port, cores = free_port(), sorted(os.sched_getaffinity(0))
     print(f"\n{CALLERS} callers for {MINUTES} minutes")
     print(f"{'minute':>8}{'answers':>9}{'CPU ms':>9}{'p50 ms':>8}{'p99':>8}{'RSS MB':>8}")
+    for minute, read in enumerate(readings(MINUTES, 60), start=1):
+        print(
+            f"{minute:>8}{read.answers:>9}{read.cpu_ms:>9.3f}{read.p50_ms:>8.1f}{read.p99_ms:>8.1f}{read.rss_mb:>8.1f}",
+            flush=True,
+        )
+
+
+def readings(count: int, seconds: float) -> Iterator[Reading]:
+    """So many stretches of so many seconds, one after the other, of one gateway."""
+    port, cores = free_port(), sorted(os.sched_getaffinity(0))
     with running([sys.executable, "-m", "benchmarks.upstream", str(port)], port) as upstream, checkrein(port) as ours:
         pin(upstream, cores[-1])
         pin(ours.pid, cores[0])
-        for minute in range(1, MINUTES + 1):
+        for _ in range(count):
             before = cpu_seconds(ours.pid)
-            taken = asyncio.run(_load(ours, time.monotonic() + 60))
+            taken = sorted(asyncio.run(_load(ours, time.monotonic() + seconds)))
             cpu_ms = (cpu_seconds(ours.pid) - before) * 1000 / len(taken)
-            taken.sort()
-            print(
-                f"{minute:>8}{len(taken):>9}{cpu_ms:>9.3f}{statistics.median(taken):>8.1f}"
-                f"{taken[int(len(taken) * 0.99)]:>8.1f}{rss_mb(ours.pid):>8.1f}",
-                flush=True,
-            )
+            p99_ms = taken[int(len(taken) * 0.99)]
+            yield Reading(len(taken), cpu_ms, statistics.median(taken), p99_ms, rss_mb(ours.pid))
 
 
 async def _load(contender: Contender, until: float) -> list[float]:
