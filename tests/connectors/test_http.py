@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import socket
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 from aiohttp import web
 
 from checkrein.connectors.http import HttpUpstream, Timeouts
-from checkrein.model import BadRequest, ConfigError, UpstreamUnavailable
+from checkrein.model import BadRequest, ConfigError, UpstreamUnavailable, UpstreamUnreachable
 from checkrein.ports import Reply, Upstream
 
 SECRET = "sk-very-secret-credential"
@@ -334,6 +334,24 @@ async def test_an_upstream_that_breaks_off_in_its_body_is_never_a_whole_answer(a
         # where all of it comes at once, the broken chunk is met together with the headers
         with pytest.raises(UpstreamUnavailable, match=r"broke off in its answer|did not answer in HTTP"):
             await everything(await upstream.send("/v1/x", b"", {}))
+
+
+@contextlib.contextmanager
+def crowded() -> Iterator[int]:
+    """The port of a server before which so many wait that it takes nobody in."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, contextlib.ExitStack() as waiting:
+        with contextlib.suppress(TimeoutError):
+            while True:
+                waiting.enter_context(socket.create_connection(listener.getsockname(), timeout=0.3))
+        yield listener.getsockname()[1]
+
+
+async def test_an_upstream_that_takes_no_connection_is_given_up_and_nothing_ran_there() -> None:
+    with crowded() as port:
+        upstream = HttpUpstream("bank", f"http://127.0.0.1:{port}", timeouts=Timeouts(connect=0.2))
+        with pytest.raises(UpstreamUnreachable, match=r"accepted no connection within 0\.2 s"):
+            await upstream.send("/v1/x", b"", {})
+        await upstream.close()
 
 
 async def test_a_silent_upstream_is_given_up_before_the_first_byte() -> None:

@@ -55,7 +55,8 @@ async def test_an_open_stream_is_cut_without_its_closing_part_and_the_upstream_i
         async with http.post(KILL, json=BOT) as reply:
             assert reply.status == 200
         rest = await stream.content.read()
-    assert b'"error"' in rest
+    assert b'"code":"killed"' in rest
+    assert b"`agent:bot` was killed while this ran: odd" in rest
     assert b"[DONE]" not in rest
     assert model.left.wait(timeout=10)
     (end,) = system.store.records(RecordQuery(kinds=("execution.finished",)))

@@ -256,6 +256,9 @@ async def test_a_head_that_does_not_end_is_cut_off(server: str, system: System, 
             assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
     seen = system.gateway.live.seen().refused
     assert (seen.pop("head_too_slow"), seen.pop("key"), seen) == (3, 1, {})
+    system.refusals.flush()
+    told = [record.body["detail"] for record in system.store.records(RecordQuery(kinds=("system.refused",)))]
+    assert {detail["reason"]: detail["count"] for detail in told} == {"head_too_slow": 3, "key": 1}
 
 
 async def test_a_head_that_is_too_long_is_cut_off(server: str, system: System):
@@ -334,6 +337,39 @@ WHOLE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5
 
 def chunked(*parts: bytes) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
+
+
+async def test_what_a_caller_does_not_read_is_not_read_from_upstream_either(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(answer, "PATIENCE_S", 0.5)
+    part, parts, sent = chunked(chunk({"content": "x y " * 40_000})), 400, 0
+
+    def serve() -> None:
+        nonlocal sent
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(SSE)
+            for _ in range(parts):
+                connection.sendall(part)
+                sent += 1
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        serving = threading.Thread(target=serve)
+        serving.start()
+        system = open_system(folder, upstreams={"endless": UpstreamConfig(base_url=address)})
+        _, secret = system.keys.create("alice", by="tests")
+        data = json.dumps({**HELLO, "stream": True}).encode()
+        with contextlib.closing(system), BackgroundServer(system.app()) as server, socket.socket() as lazy:
+            url = urlsplit(server.url)
+            lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            lazy.connect((url.hostname, url.port))
+            lazy.sendall(head(secret, f"Content-Length: {len(data)}") + data)
+            assert (await ended(system))["error"] == "TooSlow"
+            await asyncio.to_thread(serving.join, 30)
+    assert 0 < sent < parts / 2  # what the sockets between hold is no more than some megabytes of 64
 
 
 async def test_an_upstream_that_goes_amid_its_stream_is_told_of_and_recorded(

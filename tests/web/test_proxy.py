@@ -23,6 +23,7 @@ from checkrein.ports import RecordQuery, Unit
 from checkrein.storage.sqlite import SqliteStore
 from checkrein.web.server import BackgroundServer
 from fakes import FakeModel
+from oidc_issuer import OidcIssuer
 
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
@@ -319,6 +320,35 @@ async def test_a_body_over_the_limit_is_413(http: aiohttp.ClientSession, model: 
     assert model.calls == 0
 
 
+async def test_a_credential_may_stand_in_a_file(folder: Path, model_url: str, model: FakeModel):
+    (folder / "upstream.key").write_text("sk-of-a-file\n")
+    given = UpstreamConfig(base_url=f"{model_url}/v1", api_key_file=str(folder / "upstream.key"))
+    status, _, _ = await chat_with(folder, {"filed": given})
+    assert (status, model.headers[0]["authorization"]) == (200, "Bearer sk-of-a-file")
+
+
+async def test_a_person_prompts_with_a_token_of_the_companys_issuer(folder: Path, model_url: str, model: FakeModel):
+    issuer = OidcIssuer()
+    with BackgroundServer(issuer) as serving:
+        issuer.url = serving.url
+        config = folder / "checkrein.toml"
+        config.write_text(f'{config.read_text()}\n[oidc.corp]\nissuer = "{issuer.url}"\naudience = "checkrein"\n')
+        system = open_system(folder, upstreams={"m": UpstreamConfig(base_url=f"{model_url}/v1")})
+        try:
+            with BackgroundServer(system.app()) as server:
+                for token, status in ((issuer.token(sub="frank"), 200), (issuer.token(aud="elsewhere"), 401)):
+                    headers = {"authorization": f"Bearer {token}"}
+                    async with (
+                        aiohttp.ClientSession(server.url, headers=headers) as http,
+                        http.post(CHAT, json=body("hi")) as reply,
+                    ):
+                        assert reply.status == status
+            assert model.calls == 1
+            assert {row.user for row in system.audit.activities()} == {"frank"}
+        finally:
+            system.close()
+
+
 async def chat_with(folder: Path, upstreams: dict[str, UpstreamConfig]) -> tuple[int, dict[str, Any], System]:
     """One prompt through a Checkrein with these upstreams: the status, the error, and the closed system."""
     system = open_system(folder, upstreams=upstreams)
@@ -330,7 +360,7 @@ async def chat_with(folder: Path, upstreams: dict[str, UpstreamConfig]) -> tuple
                 aiohttp.ClientSession(server.url, headers=headers) as http,
                 http.post(CHAT, json=body("hi")) as reply,
             ):
-                return reply.status, (await reply.json())["error"], system
+                return reply.status, (await reply.json()).get("error", {}), system
     finally:
         system.close()
 

@@ -17,7 +17,7 @@ from checkrein.ports import RecordQuery, Reply
 from checkrein.web import routes as module
 from checkrein.web.routes import Route, Routes
 from checkrein.web.server import BackgroundServer
-from fakes import FakeModel
+from fakes import FakeModel, chunk
 
 GONE = UpstreamUnreachable("nobody there")
 LOST = UpstreamUnavailable("broke off")
@@ -134,7 +134,7 @@ def second() -> FakeModel:
 def system(folder: Path, model_url: str, second: FakeModel) -> Iterator[System]:
     with BackgroundServer(second) as other:
         upstreams = {
-            "one": UpstreamConfig(base_url=f"{model_url}/v1", fallback=("two",), retries=0),
+            "one": UpstreamConfig(base_url=f"{model_url}/v1", fallback=("two",), retries=0, idle_timeout=0.3),
             "two": UpstreamConfig(base_url=f"{other.url}/v1", models=(), aliases={"m": "other-m"}),
         }
         opened = open_system(folder, upstreams=upstreams)
@@ -154,3 +154,17 @@ async def test_the_stand_in_gets_the_model_under_its_own_name_and_the_record_say
     assert second.bodies == [{**body, "model": "other-m"}]
     *_, last = system.store.records(RecordQuery())
     assert (last.body["detail"]["upstream"], last.body["detail"]["tried"]) == ("two", ["one", "two"])
+
+
+async def test_once_a_byte_of_an_answer_came_nobody_is_asked_again(
+    system: System, server: str, key: str, model: FakeModel, second: FakeModel
+):
+    model.stream, model.falls_silent = [chunk({"content": "so far "})], True
+    async with aiohttp.ClientSession(server, headers={"authorization": f"Bearer {key}"}) as http:
+        body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+        async with http.post("/v1/chat/completions", json=body) as reply:
+            said = await reply.read()
+    assert b"broken_stream" in said
+    assert (model.calls, second.calls) == (1, 0)
+    *_, last = system.store.records(RecordQuery())
+    assert (last.body["status"], last.body["detail"]["upstream"]) == ("failed", "one")

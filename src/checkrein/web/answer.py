@@ -11,7 +11,7 @@ from starlette.types import Message, Send
 from checkrein.connectors.metering import Meter
 from checkrein.connectors.patience import within
 from checkrein.connectors.stream import Stream
-from checkrein.model import CheckreinError, Decision
+from checkrein.model import CheckreinError, Decision, Killed
 from checkrein.model.json import dumps
 from checkrein.ports import Reply
 from checkrein.services.answers import Proposal, Verdict
@@ -143,8 +143,9 @@ class Answer:
     async def cut(self, error: CheckreinError) -> None:
         """End a stream that failed midway with an event that says so; the closing `[DONE]` never comes."""
         said = {"message": "the answer broke off", "type": "upstream_error", "code": "broken_stream"}
-        if isinstance(error, Withheld):
-            said = {"message": str(error), "type": "policy_denied", "code": "denied"}
+        if isinstance(error, Withheld | Killed):
+            code = "killed" if isinstance(error, Killed) else "denied"
+            said = {"message": str(error), "type": "policy_denied", "code": code}
         event = b"data: " + dumps({"error": said}) + b"\n\n"
         await self._patiently({"type": "http.response.body", "body": event, "more_body": False})
 
