@@ -52,6 +52,21 @@ def test_the_folder_loads_without_a_warning() -> None:
     assert redact_problems(BUNDLE) == ()
 
 
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ("who is at 203.0.113.7", Outcome.ALLOW_WITH_REDACTION),
+        ("who is at 2001:db8::8a2e:370:7334", Outcome.ALLOW_WITH_REDACTION),
+        ("what is new at docs.example.com", Outcome.ALLOW),
+        ("read https://docs.example.com/a", Outcome.ALLOW),
+    ],
+)
+def test_models_see_no_address_of_a_persons_machine_but_names_of_hosts(text: str, outcome: Outcome) -> None:
+    made = decide(prompt(text))
+    assert made.outcome is outcome
+    assert ("pii.ip" in made.labels) is (outcome is Outcome.ALLOW_WITH_REDACTION)
+
+
 @pytest.mark.parametrize("case", BUNDLE.cases, ids=lambda case: case.name)
 def test_its_policy_tests_pass(case: object) -> None:
     (result,) = run([case], decide)  # type: ignore[list-item]
