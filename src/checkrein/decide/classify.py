@@ -8,7 +8,7 @@ A word can only raise a risk, never lower it; and the tool call that follows a p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import re2
@@ -59,6 +59,18 @@ class Classified(msgspec.Struct, frozen=True):
     detected: dict[str, int] = {}
 
 
+class _Tool(NamedTuple):
+    """What a manifest makes of a call: labels, points, and the name that people read."""
+
+    labels: frozenset[str]
+    points: int
+    named: str
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> _Tool:
+        return cls(_labels(manifest), _score(manifest.effects, manifest.labels), _named(manifest))
+
+
 class Classifier:
     """Classifies requests against one set of manifests; built once for each bundle."""
 
@@ -66,6 +78,7 @@ class Classifier:
         self.manifests = manifests
         self._intents = _Intents(manifests)
         tools = manifests.tools.values()
+        self._tools = {tool.name: _Tool.of(tool) for tool in tools}
         self._detectors = {tool.name: BUILT_IN.with_fields(tool.personal) for tool in tools if tool.personal}
         #: what tools answered stands in prompts as JSON within a text
         every = {name: cls for tool in tools for name, cls in tool.personal.items()}
@@ -81,26 +94,26 @@ class Classifier:
         """`provenance` of the control arguments of a tool call, where it is known at all."""
         if request.is_answer:  # it wants nothing: the calls in it are decided by themselves
             factors, labels = list[Factor](), set[str]()
-        elif request.is_prompt:
-            factors, labels = self._prompt(request.action.input)
-        else:
-            factors, labels = self._call(request, provenance or {})
-        if request.is_answer:
             detected = _told(request.action.input)
         else:
+            if request.is_prompt:
+                factors, labels = self._prompt(request.action.input)
+            else:
+                factors, labels = self._call(request, provenance or {})
             detected = detect_json(request.action.input, detectors=self.detectors(request))
             if request.comes_back:
                 detected.update(_told(request.action.properties))
-        for cls in (*detected, *(_ANYTHING if OPAQUE in detected else ())):
-            labels |= {cls, cls.partition(".")[0]}
-        factors += _found("personal data", "pii", _PERSONAL_DATA, detected)
-        factors += _found("a secret", "secret", _SECRET, detected)
-        if OPAQUE in detected:
-            factors.append((_OPAQUE, "text that is encoded too deeply to be read"))
+        if detected:
+            for cls in (*detected, *(_ANYTHING if OPAQUE in detected else ())):
+                labels |= {cls, cls.partition(".")[0]}
+            factors += _found("personal data", "pii", _PERSONAL_DATA, detected)
+            factors += _found("a secret", "secret", _SECRET, detected)
+            if OPAQUE in detected:
+                factors.append((_OPAQUE, "text that is encoded too deeply to be read"))
         factors.sort(key=lambda factor: -factor[0])
-        score = sum(points for points, _ in factors) or _NOTHING_FOUND
+        score = sum([points for points, _ in factors]) or _NOTHING_FOUND
         return Classified(
-            Risk.of(score, tuple(text for _, text in factors)),
+            Risk.of(score, tuple([text for _, text in factors])),
             tuple(sorted(labels)),
             dict(sorted(detected.items())),
         )
@@ -110,14 +123,15 @@ class Classifier:
         strongest: Factor = (0, "")
         wanted, mentioned = self._intents.wanted(asked(body, joined=True), _elsewhere(body))
         for manifest in wanted:
-            labels |= _labels(manifest)
-            points = _score(manifest.effects, manifest.labels)
-            strongest = max(strongest, (points, f"asks for {_named(manifest)}"), key=lambda factor: factor[0])
+            tool = self._tools[manifest.name]
+            labels |= tool.labels
+            strongest = max(strongest, (tool.points, f"asks for {tool.named}"), key=lambda factor: factor[0])
         # what stands elsewhere (instructions, answers of tools) may speak of a tool without wanting it
         for manifest in mentioned:
-            points = min(_score(manifest.effects, manifest.labels), _ELSEWHERE)
+            tool = self._tools[manifest.name]
+            points = min(tool.points, _ELSEWHERE)
             strongest = max(
-                strongest, (points, f"speaks of {_named(manifest)} outside what is asked"), key=lambda factor: factor[0]
+                strongest, (points, f"speaks of {tool.named} outside what is asked"), key=lambda factor: factor[0]
             )
         return [strongest] if strongest[0] else [], labels
 
@@ -125,8 +139,9 @@ class Classifier:
         name = request.action.name
         resolved = self.manifests.resolve(name)
         manifest = resolved.manifest or Manifest(name=name, effects=resolved.effects)
-        labels = _labels(manifest)
-        factors: list[Factor] = [(_score(manifest.effects, manifest.labels), _named(manifest))]
+        tool = self._tools[name] if resolved.declared else _Tool.of(manifest)
+        labels = {*tool.labels}
+        factors: list[Factor] = [(tool.points, tool.named)]
         if not resolved.declared:
             labels.add("undeclared")
             reads = resolved.effects == (Effect.READ,)
@@ -152,9 +167,9 @@ def _told(about: Mapping[str, object]) -> dict[str, int]:
     return {cls: count for cls, count in found.items() if count > 0}
 
 
-def _labels(manifest: Manifest) -> set[str]:
+def _labels(manifest: Manifest) -> frozenset[str]:
     effects = (f"effect:{effect}" for effect in manifest.effects)
-    return {f"tool:{manifest.name}", *effects, *manifest.labels}
+    return frozenset((f"tool:{manifest.name}", *effects, *manifest.labels))
 
 
 def _named(manifest: Manifest) -> str:

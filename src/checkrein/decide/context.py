@@ -144,18 +144,16 @@ def _text(members: Mapping[str, object], name: str) -> str:
     return value
 
 
-def _agent(request: Request) -> Read:
+def _agent(request: Request) -> dict[str, str]:
     value = request.context.get("agent")
     if value is None:
-        return _named_agent("", "")
+        return {"id": ""}
     if json_type(value) is not dict:
         raise BadRequest("`context.agent` is not an object", hint='send `{"id": "...", "version": "..."}`')
-    return _named_agent(_text(value, "id"), _text(value, "version"))
-
-
-@lru_cache(maxsize=1024)
-def _named_agent(id: str, version: str) -> Read:
-    return Read({"id": id, "version": version} if version else {"id": id})
+    agent = {"id": _text(value, "id")}
+    if version := _text(value, "version"):
+        agent["version"] = version
+    return agent
 
 
 @lru_cache(maxsize=512)

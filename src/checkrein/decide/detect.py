@@ -30,8 +30,8 @@ EVERYTHING = ("pii", "secret")
 SHORTEST = 6
 _SHORT, _SIGNS = 14, b"0123456789@.:=<"
 _NUMBERS = (int, float)
-#: names of fields that are remembered
-_NAMES = 4096
+#: names of fields that are remembered, and how long one may be
+_NAMES, _LONGEST = 4096, 128
 
 
 class Span(msgspec.Struct, frozen=True, order=True):
@@ -93,7 +93,7 @@ class Detectors:
             return ""
         cls = self.fields.get(_plain(field))
         if cls is None:
-            if len(self.unclassed) < _NAMES:
+            if len(self.unclassed) < _NAMES and len(field) <= _LONGEST:
                 self.unclassed.add(field)
             return ""
         if not covers(classes, cls):

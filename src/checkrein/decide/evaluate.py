@@ -131,8 +131,8 @@ def _decide(
     if situation.discharged:
         result = result.without(situation.discharged)
     rules = [verdicts.rules[id] for id in result.determining]
-    requirements = tuple(rule.requirement for rule in rules if rule.requirement is not None)
-    alternatives = [text for rule in rules for text in rule.alternatives]
+    requirements = tuple([rule.requirement for rule in rules if rule.requirement is not None])
+    advice = dict.fromkeys([text for rule in rules for text in rule.alternatives])
     redacting = result.outcome is Outcome.ALLOW_WITH_REDACTION
     if redacting and OPAQUE in classified.labels:
         return _denied(bundle, classified, "a part of it is encoded too deeply to be redacted")
@@ -141,9 +141,9 @@ def _decide(
         risk=classified.risk,
         reasons=_reasons(result, rules),
         policies=result.determining,
-        errors=tuple(PolicyError(id, message) for id, message in sorted(result.errors.items())),
-        obligations=tuple(Obligation.redact(id, verdicts.rules[id].redact) for id in result.determining if redacting),
-        advice=tuple(Advice("safe_alternative", text) for text in dict.fromkeys(alternatives)),
+        errors=tuple([PolicyError(id, message) for id, message in sorted(result.errors.items())]),
+        obligations=tuple([Obligation.redact(id, verdicts.rules[id].redact) for id in result.determining if redacting]),
+        advice=tuple([Advice("safe_alternative", text) for text in advice]),
         requirement=combine(requirements) if requirements else None,
         labels=tuple(asked.context["labels"]),  # type: ignore[arg-type]
         bundle=bundle.digest,
@@ -151,7 +151,7 @@ def _decide(
 
 
 def _reasons(result: PolicyResult, rules: Sequence[_Rule]) -> tuple[str, ...]:
-    reasons = dict.fromkeys(reason for rule in rules for reason in rule.reasons)
+    reasons = dict.fromkeys([reason for rule in rules for reason in rule.reasons])
     if result.outcome is Outcome.DENY and not result.determining:
         if not result.of_kind(Kind.GRANT):
             reasons["no policy grants this"] = None

@@ -22,6 +22,7 @@ MAX_NAME = 512
 MAX_BEHALF = 16
 #: what `action.properties.direction` says of what comes back: the answer to a prompt, the result of a tool
 ANSWER = "answer"
+_LISTS = (list, tuple)
 
 
 class Subject(msgspec.Struct, frozen=True):
@@ -34,7 +35,7 @@ class Subject(msgspec.Struct, frozen=True):
     @property
     def roles(self) -> tuple[str, ...]:
         roles = self.properties.get("roles", ())
-        return tuple(role for role in roles if isinstance(role, str)) if isinstance(roles, list | tuple) else ()
+        return tuple([role for role in roles if isinstance(role, str)]) if isinstance(roles, _LISTS) else ()
 
 
 class Action(msgspec.Struct, frozen=True):

@@ -168,6 +168,8 @@ def record_from_json(value: Mapping[str, object], depth: int = MAX_DEPTH) -> dic
         elif kind is int:
             if not MIN_LONG <= item <= MAX_LONG:  # type: ignore[operator]
                 _long(item)  # type: ignore[arg-type]
+        elif kind is Read:
+            record[name] = item.value  # type: ignore[attr-defined]
         elif kind is not bool:
             record[name] = from_json(item, depth - 1)
     return record
