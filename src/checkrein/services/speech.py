@@ -161,6 +161,9 @@ class Voice:
         speech.joined(self)
 
     def feed(self, text: str) -> str:
+        out = self.calmly(text)
+        if out is not None:
+            return out
         self._speech.chars += len(text)
         return self._told(self._next(text, over=False), over=False)
 
