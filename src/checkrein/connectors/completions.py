@@ -181,10 +181,12 @@ def is_over(choice: Json) -> bool:
 
 def messages(choice: Json) -> list[Json]:
     """Where a choice holds text and calls, in an answer and in a stream: in one place at most."""
-    found = [choice[name] for name in ("message", "delta") if choice.get(name) is not None]
-    if len(found) > 1:
+    message, delta = choice.get("message"), choice.get("delta")
+    if message is None:
+        return [] if delta is None else _objects([delta], "a message")
+    if delta is not None:
         raise unreadable("a choice with two messages")
-    return _objects(found, "a message")
+    return _objects([message], "a message")
 
 
 def pieces(message: Json) -> list[tuple[str, Json]]:
@@ -213,11 +215,12 @@ def read_call(kind: str, piece: Json) -> Call:
 
 
 def _objects(value: object, what: str) -> list[Json]:
-    items = [] if value is None else value
-    if isinstance(items, list):
-        for item in items:
+    if value is None:
+        return []
+    if isinstance(value, list):
+        for item in value:
             if not isinstance(item, dict):
                 break
         else:
-            return items
+            return value
     raise unreadable(f"{what} that cannot be read")

@@ -200,10 +200,11 @@ class _HttpReply:
         self._upstream = upstream
         self._deadline = deadline
         self.status = response.status
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        self.headers: Mapping[str, str] = {
-            name: value for name, value in headers.items() if name in REPLY_HEADERS or name.startswith("x-ratelimit-")
-        }
+        self.headers: dict[str, str] = {}
+        for name, value in response.headers.items():
+            lower = name.lower()
+            if lower in REPLY_HEADERS or lower.startswith("x-ratelimit-"):
+                self.headers[lower] = value
 
     async def body(self) -> AsyncIterator[bytes]:
         content, idle = self._response.content, self._upstream._timeouts.idle
