@@ -120,6 +120,15 @@ async def test_a_credential_may_go_out_in_another_header() -> None:
     assert b"Bearer" not in body
 
 
+async def test_no_header_of_a_caller_stands_in_for_the_credential() -> None:
+    async with serving(echo) as url:
+        upstream = HttpUpstream("bank", url, credential=SECRET, credential_header="OpenAI-Beta")
+        body = await everything(await upstream.send("/v1/x", b"{}", {"openai-beta": "theirs", "user-agent": "theirs"}))
+        await upstream.close()
+    assert SECRET.encode() in body
+    assert b"theirs" not in body
+
+
 async def test_only_listed_headers_come_back() -> None:
     async def answer(request: web.Request) -> web.Response:
         return web.Response(

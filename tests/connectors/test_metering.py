@@ -53,6 +53,11 @@ def test_other_scripts_and_attachments_are_not_guessed_by_their_bytes():
     assert meter("data:image/png;base64," + "A" * 100_000).wish.tokens - meter("").wish.tokens == 1500
 
 
+def test_every_text_counts_wherever_it_stands_and_nothing_else_does():
+    tools = [{"function": {"description": "x" * 30, "parameters": [[{"a": "y" * 4}], 1.5, None, True, {}]}}]
+    assert meter(tools=tools).wish.tokens - meter().wish.tokens == 10 + 2
+
+
 def test_the_price_is_that_of_the_longest_name_that_fits():
     assert [TARIFF.of(model).input for model in ("m", "big-1", "big-x")] == [2_000, 4_000, 6_000]
     tokens_in = meter(model="big-x", max_tokens=1).wish.tokens - 1
