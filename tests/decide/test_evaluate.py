@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -281,6 +282,46 @@ def test_a_python_policy_gets_copies(decide: Decide, call: Make) -> None:
 def test_two_python_policies_of_one_name_deny(decide: Decide, prompt: Make) -> None:
     allow = ("mine", lambda r, c: Decision.allow())
     assert decide(prompt("hi"), ALL, (allow, allow)).outcome is Outcome.DENY
+
+
+# What comes back is decided as what led to it.
+
+
+def result(asked: Request, **found: object) -> Request:
+    """The result of a call, in which so much was found."""
+    properties = {**asked.action.properties, "direction": "answer", "found": found}
+    return msgspec.structs.replace(asked, action=msgspec.structs.replace(asked.action, properties=properties))
+
+
+COUNTS = st.dictionaries(
+    st.sampled_from(["pii.email", "pii.card", "secret.jwt", "net.url", "opaque"]), st.integers(1, 9)
+)
+
+
+@given(COUNTS, st.sampled_from(["", "jane@example.com", "4111 1111 1111 1111"]))
+def test_a_result_bears_the_labels_of_its_call_and_of_what_was_found_in_it(
+    classifier: Classifier, call: Make, found: dict[str, int], text: str
+) -> None:
+    asked = call("note", {"text": text})
+    before, after = classifier.classify(asked), classifier.classify(result(asked, **found))
+    assert {*before.labels, *found} <= {*after.labels}
+    assert after.risk.score >= before.risk.score
+
+
+def test_policy_tells_a_result_from_its_call(decide: Decide, call: Make) -> None:
+    policy = ALL + '@id("no-mail") forbid (principal, action, resource) '
+    policy += 'when { context.answer && context.labels.contains("pii.email") };'
+    asked = call("note", {"text": "jane@example.com"})
+    assert decide(asked, policy).outcome is Outcome.ALLOW
+    assert decide(result(asked), policy).outcome is Outcome.DENY
+    assert decide(result(call("note", {"text": "hi"})), policy).outcome is Outcome.ALLOW
+
+
+@pytest.mark.parametrize("found", [{"pii.emial": 1}, {"pii.email": "2"}, {"pii.email": True}, {"pii.email": 1.5}])
+def test_a_result_that_does_not_say_what_was_found_is_denied(
+    decide: Decide, call: Make, found: dict[str, object]
+) -> None:
+    assert decide(result(call("note", {"text": "hi"}), **found), ALL).outcome is Outcome.DENY
 
 
 # Whatever happens, the answer is a decision.
