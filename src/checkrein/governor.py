@@ -95,7 +95,8 @@ class Governor:
 
         A call runs only when it is allowed, with its arguments redacted where policy says so, and with a durable
         record before and after. Otherwise it raises `Denied` or `ApprovalRequired`; once approved, the same call
-        runs, once. `subject` is who acts, unless `acting_as` says otherwise. Put it directly above the `def`.
+        runs, once. What it returns is decided too: it comes back without what policy takes out, or `Denied` is raised
+        although it ran. `subject` is who acts, unless `acting_as` says otherwise. Put it directly above the `def`.
 
         `idempotency_key` makes a key of the arguments, such as `lambda invoice, amount: invoice`: a second call under
         one key does not run and returns what the first returned, as JSON has it.

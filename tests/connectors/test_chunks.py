@@ -96,6 +96,36 @@ def test_of_lines_that_are_no_data_none_goes_on_that_could_hold_words(line: byte
     assert run([line + b"\n" + word, line + b"\n\n", b"data: [DONE]\n\n"])[0] == word + b":\n\ndata: [DONE]\n\n"
 
 
+def both(delta: dict[str, Any], ended: int) -> bytes:
+    """An event of two choices, of which one ends."""
+    choices = [
+        {"index": index, "delta": delta, "finish_reason": "stop" if index == ended else None} for index in range(2)
+    ]
+    return f"data: {json.dumps({'choices': choices})}\n\n".encode()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [],
+        [chunk({"content": "so far "})],
+        [chunk({"content": "so far "}, "")],
+        [both({"content": "so far "}, 0)],
+        [b'data: {"choices":[],"usage":{}}\n\n'],
+    ],
+)
+def test_a_stream_of_which_nobody_says_that_it_is_over_is_cut_off(parts: list[bytes]):
+    with pytest.raises(UpstreamUnavailable, match="a stream without an end"):
+        run(parts)
+    closed = [*parts, b"data: [DONE]\n\n"]
+    assert run(closed)[0] == b"".join(closed)
+
+
+def test_a_stream_whose_choices_all_ended_needs_no_more():
+    parts = [both({"content": "hi"}, 0), both({}, 1), b'data: {"choices":[],"usage":{}}\n\n']
+    assert run(parts)[0] == b"".join(parts)
+
+
 def test_what_follows_the_end_of_a_stream_is_not_told():
     parts = [chunk({"content": "hi"}), b"data: [DONE]\n\n"]
     more = [*streamed(("read", {}), content="jane@example.com"), b": words\n\n"]
@@ -168,5 +198,6 @@ def piece(**members: Any) -> bytes:
     ids=lambda parts: str(parts[0][:40]),
 )
 def test_what_cannot_be_decided_breaks_the_answer_off(parts: list[bytes]):
-    with pytest.raises(UpstreamUnavailable):
+    with pytest.raises(UpstreamUnavailable) as refused:
         run(parts)
+    assert "without an end" not in str(refused.value)

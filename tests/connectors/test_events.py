@@ -133,8 +133,9 @@ OTHER = {**READ, "arguments": '{"to":"b"}'}
     ids=lambda parts: str(len(parts)),
 )
 def test_what_cannot_be_decided_breaks_the_answer_off(parts: list[bytes]):
-    with pytest.raises(UpstreamUnavailable):
+    with pytest.raises(UpstreamUnavailable) as refused:
         run(parts)
+    assert "without an end" not in str(refused.value)
 
 
 def test_a_call_that_only_the_last_event_tells_is_decided_too():
@@ -148,9 +149,16 @@ def test_a_call_that_only_the_last_event_tells_is_decided_too():
 
 def test_kinds_of_calls_nobody_knows_are_calls():
     item = {"type": "teleport_call", "id": "t", "to": "secret-x"}
-    out, asked = run([at("output_item.done", item=item)])
+    end = at("completed", response={"output": []})
+    out, asked = run([at("output_item.done", item=item), end])
     assert asked == [Proposal("teleport", {"to": "secret-x"})]
     assert b"secret-x" not in out
     hosted = {"type": "web_search_call", "id": "w", "status": "completed", "action": {"query": "weather"}}
     part = at("output_item.done", item=hosted)
-    assert run([part]) == (part, [])
+    assert run([part, end]) == (part + end, [])
+
+
+@pytest.mark.parametrize("parts", [[], [at("created", response={})], [at("output_text.delta", delta="so far ")]])
+def test_a_stream_that_does_not_end_is_none(parts: list[bytes]):
+    with pytest.raises(UpstreamUnavailable, match="a stream without an end"):
+        run(parts)

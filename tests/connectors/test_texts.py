@@ -131,8 +131,8 @@ def test_tokens_beside_redacted_words_go():
 
 def test_what_stands_beside_the_choices_is_read_too():
     value = {"id": "c", "choices": [], "citations": ["mailto jane@example.com"]}
-    out = run([f"data: {json.dumps(value)}\n\n".encode()], speech(redact=MAIL))
-    assert json.loads(out[6:])["citations"] == ["mailto <EMAIL_1>"]
+    out = run([f"data: {json.dumps(value)}\n\n".encode(), b"data: [DONE]\n\n"], speech(redact=MAIL))
+    assert json.loads(out.split(b"\n")[0][6:])["citations"] == ["mailto <EMAIL_1>"]
 
 
 # --- whole answers -------------------------------------------------------------------------------------------

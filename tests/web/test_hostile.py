@@ -372,10 +372,19 @@ async def test_what_a_caller_does_not_read_is_not_read_from_upstream_either(
     assert 0 < sent < parts / 2  # what the sockets between hold is no more than some megabytes of 64
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        SSE + chunked(chunk({"content": "so far "})),
+        SSE + chunked(chunk({"content": "so far "})) + b"0\r\n\r\n",
+        SSE.replace(b"Transfer-Encoding: chunked", b"Connection: close") + chunk({"content": "so far "}),
+    ],
+    ids=["within its chunks", "by the rules of HTTP", "of which nobody knows how long it is"],
+)
 async def test_an_upstream_that_goes_amid_its_stream_is_told_of_and_recorded(
-    faulty: Callable[[bytes], tuple[System, str, str]],
+    faulty: Callable[[bytes], tuple[System, str, str]], said: bytes
 ):
-    system, url, secret = faulty(SSE + chunked(chunk({"content": "so far "})))
+    system, url, secret = faulty(said)
     async with (
         aiohttp.ClientSession(url, headers={"authorization": f"Bearer {secret}"}) as http,
         http.post(CHAT, json={**HELLO, "stream": True}) as reply,

@@ -29,10 +29,14 @@ class Chunks(Stream):
         #: the calls that are not settled yet, by choice and place
         self._open: dict[int, dict[int, Call]] = {}
         self._finished: set[int] = set()
+        #: the choices that were begun, and that have ended
+        self._begun: set[int] = set()
+        self._ended: set[int] = set()
 
     def read(self, value: Json) -> None:
         for choice in choices(value):
             index = index_of(choice)
+            self._begun.add(index)
             for message in messages(choice):
                 for kind, piece in pieces(message):
                     calls = self._open.setdefault(index, {})
@@ -44,6 +48,7 @@ class Chunks(Stream):
                         calls[place] = call
             if is_over(choice):
                 self._finished.add(index)
+                self._ended.add(index)
 
     def open(self) -> bool:
         return bool(self._open)
@@ -59,6 +64,10 @@ class Chunks(Stream):
         settled = {index: [(call, next(left)) for call in calls.values()] for index, calls in self._open.items()}
         self._open, self._finished = {}, set()
         return held if all(verdict.passes for verdict in verdicts) else _retold(held, settled)
+
+    def over(self) -> bool:
+        """Some upstreams send no `[DONE]`."""
+        return bool(self._begun) and self._begun <= self._ended
 
     def closes(self, event: Event, value: Json) -> bool:
         return event.done

@@ -122,6 +122,9 @@ class Events(Stream):
         elif value.get("type") == _DONE:
             yield from _told_item(value, settled_item(dict(value["item"]), verdict))  # type: ignore[call-overload]
 
+    def over(self) -> bool:
+        return False
+
     def closes(self, event: Event, value: Json) -> bool:
         return event.done or value.get("type") in _ENDS
 

@@ -56,13 +56,15 @@ class Stream(ABC):
         return self._emit(told) + self._go_on()
 
     def close(self) -> bytes:
-        """Raises `UpstreamUnavailable` in the midst of a call."""
+        """Raises `UpstreamUnavailable` where the upstream did not say that it was over."""
         self._queue += self._splitter.close()
         out = self._go_on()
         if self.asked or self._done:
             return out
         if self._held:
             raise unreadable("a tool call that is not whole")
+        if not self.over():
+            raise unreadable("a stream without an end")
         return out + b"".join(event.raw for event in self._texts.close())
 
     # --- what a protocol knows
@@ -85,6 +87,10 @@ class Stream(ABC):
     @abstractmethod
     def settled(self, held: Sequence[Told], verdicts: Sequence[Verdict]) -> Iterable[Told]:
         """What was held, as it may be told; the calls are settled then."""
+
+    @abstractmethod
+    def over(self) -> bool:
+        """Whether all was said, though nothing closed the stream."""
 
     @abstractmethod
     def closes(self, event: Event, value: Json) -> bool:
