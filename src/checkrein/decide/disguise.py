@@ -10,13 +10,13 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from checkrein.decide.detect import Detectors, Span, context_of, covers
-from checkrein.decide.escapes import SIGNS, unescape
+from checkrein.decide.escapes import ESCAPE, SIGNS, unescape
 from checkrein.decide.fold import image
 from checkrein.decide.passes import without_tokens
-from checkrein.decide.patterns import latin
+from checkrein.decide.patterns import PatternSet, latin
 from checkrein.decide.scan import Found
 
 #: the class of what cannot be read
@@ -128,9 +128,19 @@ class Reading:
         return self._left >= 0
 
 
+def hides(data: bytes) -> bool:
+    """Whether something in an image stands there in another form."""
+    return any(_CONFIRMED[index](data) for index in _SEEN.match(data))
+
+
 def says(data: bytes) -> bool:
     """Whether a run in an image stands for a text."""
     return any(_said(match.group()) is not None for match in _RUN.finditer(data))
+
+
+#: one pass over an image sees which other forms there may be, and these say whether there are
+_SEEN = PatternSet([IN_WORDS, ESCAPE, LONG], latin=True)
+_CONFIRMED: tuple[Callable[[bytes], object], ...] = (_IN_WORDS.search, lambda _: True, says)
 
 
 def disguised(text: str, classes: tuple[str, ...], detectors: Detectors, field: str = "") -> tuple[list[Span], bool]:

@@ -6,18 +6,14 @@ that would find nothing; where it cannot tell, it says no, and then each is look
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from checkrein.decide.detect import SHORTEST, Detectors, number_text
-from checkrein.decide.detectors import TOKEN
-from checkrein.decide.disguise import IN_WORDS, LONG, says
-from checkrein.decide.escapes import ESCAPE
+from checkrein.decide.disguise import hides
 from checkrein.decide.fold import image
-from checkrein.decide.partial import loose
-from checkrein.decide.patterns import PatternSet, latin
-from checkrein.decide.scan import LIMIT, Ruleset
+from checkrein.decide.passes import TOKENS
+from checkrein.decide.scan import BARRIER, LIMIT
 from checkrein.model import BadRequest
 from checkrein.model.json import json_type, loads
 
@@ -25,9 +21,6 @@ from checkrein.model.json import json_type, loads
 _BETWEEN = "\n\n"
 #: a text that is a JSON object or a list begins so
 _JSON = frozenset("{[ \t\n\r")
-
-#: whether something stands indeed where a pattern was seen
-_Confirm = Callable[[bytes], object]
 
 
 def quiet(value: object, classes: tuple[str, ...], detectors: Detectors, levels: int) -> bool:
@@ -43,16 +36,8 @@ def quiet(value: object, classes: tuple[str, ...], detectors: Detectors, levels:
     if len(whole) > LIMIT < max(map(len, texts)):  # it would be looked through in pieces, where each end counts
         return False
     data = image(whole)[0]
-    seen, confirm = _sight(detectors.ruleset(classes))
-    return not any(confirm[index](data) for index in seen.match(data))
-
-
-@functools.lru_cache(maxsize=64)
-def _sight(rules: Ruleset) -> tuple[PatternSet, tuple[_Confirm, ...]]:
-    """What one pass looks for: the rules, placeholders, other forms; and, by its index, what confirms each."""
-    others = (TOKEN.pattern, IN_WORDS, ESCAPE)
-    seen = PatternSet([*map(loose, rules.patterns), *others, LONG], latin=True)
-    return seen, (*(pattern.search for pattern in (*rules.compiled, *map(latin, others))), says)
+    tokens = BARRIER[0] in data and not TOKENS.quiet(data)
+    return not tokens and detectors.ruleset(classes).quiet(data) and not hides(data)
 
 
 def _take(value: object, classes: tuple[str, ...], detectors: Detectors, levels: int, texts: list[str]) -> bool:
