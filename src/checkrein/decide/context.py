@@ -190,7 +190,8 @@ def _prompt_input(request: Request) -> dict[str, object]:
     lengths = {name: _length((item,)) for name, item in body.items()}
     messages = body.get("messages")
     model = body.get("model")
-    if request.is_answer:
+    answer = request.is_answer
+    if answer:
         said = body.get("chars")
         chars = said if isinstance(said, int) else 0
     else:
@@ -221,7 +222,7 @@ def _length(values: Iterable[Any]) -> int:
     """
     length = 0
     for value in values:
-        kind = json_type(value)
+        kind = str if type(value) is str else json_type(value)
         if kind is str:
             length += len(value)
         elif kind is dict:

@@ -61,11 +61,12 @@ def _gather(value: Any, field: str, classes: tuple[str, ...], detectors: Detecto
     kind = json_type(value)
     if kind is dict:
         texts += map(str, value)
+        unclassed = detectors.unclassed
         for name, item in value.items():
             if type(item) is not str:
                 if not _gather(item, str(name), classes, detectors, texts):
                     return False
-            elif name not in detectors.unclassed and detectors.whole(item, str(name), classes):
+            elif name not in unclassed and detectors.whole(item, str(name), classes):
                 return False
             else:
                 texts.append(item)

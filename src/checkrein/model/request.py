@@ -110,7 +110,7 @@ class Request(msgspec.Struct, frozen=True):
     @property
     def is_answer(self) -> bool:
         """Whether this is about what a model answers to a prompt."""
-        return self.is_prompt and self.comes_back
+        return self.comes_back and self.is_prompt
 
     @property
     def comes_back(self) -> bool:

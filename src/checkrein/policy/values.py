@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 from checkrein.model import BadRequest
 from checkrein.policy.extension import CONSTRUCTORS, Datetime, Decimal, Duration, Ip
@@ -148,7 +148,7 @@ def from_json(value: object, depth: int = MAX_DEPTH) -> Value:
                 return escaped
         return record_from_json(value, depth)  # type: ignore[arg-type]
     if kind is list or (isinstance(value, list | tuple) and kind is not Uid):
-        return _set(cast("Sequence[object]", value), depth)
+        return _set(value, depth)  # type: ignore[arg-type]
     if isinstance(value, Uid | Decimal | Ip | Datetime | Duration):
         return value
     if isinstance(value, str):
@@ -159,7 +159,7 @@ def from_json(value: object, depth: int = MAX_DEPTH) -> Value:
 
 def record_from_json(value: Mapping[str, object], depth: int = MAX_DEPTH) -> dict[str, Value]:
     """Read a record, such as the context, whose own member names are never escapes."""
-    record = cast("dict[str, Value]", dict(value))
+    record: dict[str, Any] = dict(value)
     for name, item in value.items():
         kind = type(item)
         if kind is str:
