@@ -77,8 +77,9 @@ def _cut_at_blank_lines(data: bytes, start: int) -> tuple[list[bytes], bytes]:
 
 
 def _event(raw: bytes) -> Event:
-    if raw.startswith(b"data: ") and raw.endswith(b"\n\n") and raw.count(b"\n") == 2 and b"\r" not in raw:
-        return Event(raw, raw[6:-2])  # the form that nearly all have
+    data = raw[6:-2]
+    if raw.startswith(b"data: ") and raw.endswith(b"\n\n") and b"\n" not in data and b"\r" not in data:
+        return Event(raw, data)  # the form that nearly all have
     lines = [line.removeprefix(_BOM) for line in raw.splitlines()]
     given = [line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")]
     if not given:

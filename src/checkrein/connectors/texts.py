@@ -220,15 +220,16 @@ class ChunkForm:
     """Chunks of chat completions. A text is known by its choice and the members that lead to it."""
 
     def __init__(self) -> None:
-        self._about: Json = {}
+        #: the latest event with choices, which says what others of the stream say about themselves
+        self._latest: Json = {}
 
     def texts(self, value: Json) -> Iterator[tuple[Place, str]]:
-        if value.get("choices"):
-            self._about = {name: value[name] for name in value if name in ABOUT and name not in ("choices", "usage")}
         for choice in choices(value):
+            self._latest = value
             for message in messages(choice):
-                words = {name: item for name, item in message.items() if name not in SILENT}
-                yield from _leaves(words, (index_of(choice),))
+                for name, item in message.items():
+                    if name not in SILENT:
+                        yield from _leaves(item, (index_of(choice), name))
 
     def field(self, place: Place) -> str:
         return next(step for step in reversed(place) if isinstance(step, str))
@@ -251,7 +252,10 @@ class ChunkForm:
         delta: object = text
         for step in reversed(place[1:]):
             delta = {step: delta} if isinstance(step, str) else [delta]
-        return dump({**self._about, "choices": [{"index": place[0], "delta": delta, "finish_reason": None}]})
+        about = {
+            name: item for name, item in self._latest.items() if name in ABOUT and name not in ("choices", "usage")
+        }
+        return dump({**about, "choices": [{"index": place[0], "delta": delta, "finish_reason": None}]})
 
     def event(self, value: Json) -> Event:
         return dump(value)
@@ -271,6 +275,7 @@ class ChunkForm:
 def _said_whole(value: Json) -> list[tuple[Json, str]]:
     """The members beside the messages that are words."""
     parts = [(value, ABOUT), *((choice, ABOUT_CHOICE) for choice in choices(value))]
+    parts = [(part, about) for part, about in parts if not about.issuperset(part)]
     return [(part, name) for part, about in parts for name in part if name not in about and part[name] is not None]
 
 
