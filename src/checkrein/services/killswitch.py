@@ -189,7 +189,7 @@ class Running:
         """The task that runs now may be cut until `leave`. What was killed since it was let through is seen at the
         next look, which asks what is killed and not what changed."""
         loop = asyncio.get_running_loop()
-        one = Cuttable(request, caller, self._leave)
+        one = Cuttable(request, caller, loop, self._leave)
         self._open.setdefault(loop, set()).add(one)
         if loop not in self._looking:
             self._looking.add(loop)
@@ -197,11 +197,11 @@ class Running:
         return one
 
     def _leave(self, one: Cuttable) -> None:
-        loop = asyncio.get_running_loop()
-        there = self._open.get(loop, set())
-        there.discard(one)
-        if not there:
-            self._open.pop(loop, None)
+        there = self._open.get(one.loop)
+        if there is not None:
+            there.discard(one)
+            if not there:
+                del self._open[one.loop]
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         there = self._open.get(loop)
@@ -231,11 +231,14 @@ class Running:
 class Cuttable:
     """One action under way, and the task that runs it."""
 
-    def __init__(self, request: Request, caller: str, leave: Callable[[Cuttable], None]) -> None:
-        task = asyncio.current_task()
+    def __init__(
+        self, request: Request, caller: str, loop: asyncio.AbstractEventLoop, leave: Callable[[Cuttable], None]
+    ) -> None:
+        task = asyncio.current_task(loop)
         if task is None:
             raise RuntimeError("an action runs in a task")
         self._request, self._caller = request, caller
+        self.loop = loop
         self._task = task
         self._cancelling = task.cancelling()
         self._leave = leave

@@ -3,7 +3,7 @@
 A count that all processes of a store map from one file says whether that holds. Whoever is about to commit such a row
 makes the count odd, and the next transaction of anybody makes it even again. Both happen in the turn to write that
 SQLite gives to one transaction at a time, so a process that dies in between leaves nothing behind: while the count is
-odd nothing is taken from memory, and whoever has the next turn knows that the one before is over.
+odd nothing is taken from memory, and whoever has the next turn knows that the one before is over. Decision 022.
 """
 
 from __future__ import annotations
