@@ -42,15 +42,15 @@ def said(meter: Meter, status: int = 200) -> tuple[object, object, object, objec
     ],
 )
 def test_the_answer_is_expected_as_long_as_the_request_allows(more: dict[str, object], tokens_out: int):
-    wish, without = meter(**more).wish, meter("", **more).wish
+    wish, without = meter(**more).wish(), meter("", **more).wish()
     assert wish.tokens - without.tokens == 10
-    said_ = meter("", max_tokens=1).wish.tokens - 1
+    said_ = meter("", max_tokens=1).wish().tokens - 1
     assert without.tokens - said_ == tokens_out
 
 
 def test_other_scripts_and_attachments_are_not_guessed_by_their_bytes():
-    assert meter("\u4f60\u597d" * 15).wish.tokens - meter("").wish.tokens == 30
-    assert meter("data:image/png;base64," + "A" * 100_000).wish.tokens - meter("").wish.tokens == 1500
+    assert meter("\u4f60\u597d" * 15).wish().tokens - meter("").wish().tokens == 30
+    assert meter("data:image/png;base64," + "A" * 100_000).wish().tokens - meter("").wish().tokens == 1500
 
 
 def test_every_text_counts_wherever_it_stands_and_nothing_else_does():
@@ -60,8 +60,8 @@ def test_every_text_counts_wherever_it_stands_and_nothing_else_does():
 
 def test_the_price_is_that_of_the_longest_name_that_fits():
     assert [TARIFF.of(model).input for model in ("m", "big-1", "big-x")] == [2_000, 4_000, 6_000]
-    tokens_in = meter(model="big-x", max_tokens=1).wish.tokens - 1
-    assert meter(model="big-x", max_tokens=1).wish.cost == tokens_in * 6 + 30
+    tokens_in = meter(model="big-x", max_tokens=1).wish().tokens - 1
+    assert meter(model="big-x", max_tokens=1).wish().cost == tokens_in * 6 + 30
 
 
 @pytest.mark.parametrize("names", [("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")])
@@ -126,7 +126,7 @@ def test_a_line_without_end_is_not_kept():
 
 def test_what_is_not_answered_in_words_has_no_tokens_out():
     counted = Meter(read_chat(b'{"model":"m","messages":[{"role":"user","content":"hi"}]}', KEY), TARIFF, says=False)
-    assert counted.wish.tokens == counted._expected[0]
+    assert counted.wish().tokens == counted._expected[0]
     counted.whole(b'{"data": [0.1, 0.2, 0.3]}')
     assert said(counted)[1] == 0
 

@@ -36,7 +36,7 @@ request = Request.from_json({"subject": {"type": "user", "id": "alice"}, "action
     "context": {"agent": {"id": "bot"}}})
 
 async def call():
-    async with system.gateway.action(request, caller="key_1", wish=Amount(50, 100_000_000)):
+    async with system.gateway.action(request, caller="key_1", wish=lambda: Amount(50, 100_000_000)):
         print("in", flush=True)
         await asyncio.Event().wait()
 
@@ -59,7 +59,7 @@ request = Request.from_json({"subject": {"type": "user", "id": "alice"}, "action
 
 async def calls():
     while True:
-        async with system.gateway.action(request, caller="key_1", wish=Amount(10, 1000)) as governed:
+        async with system.gateway.action(request, caller="key_1", wish=lambda: Amount(10, 1000)) as governed:
             await asyncio.sleep(0)
             governed.consumed(Amount(5, 500), {})
         print("out", flush=True)

@@ -200,7 +200,7 @@ async def test_a_budget_holds_under_64_callers_and_counts_what_was_used_and_not_
 
     async def call() -> bool:
         try:
-            async with system.gateway.action(READ, caller="key_1", wish=Amount(100, 90_000_000)) as governed:
+            async with system.gateway.action(READ, caller="key_1", wish=lambda: Amount(100, 90_000_000)) as governed:
                 await hold.wait()
                 governed.consumed(Amount(10, 50_000_000), {"estimated": False})
         except Denied as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from functools import cached_property
 
 import msgspec
 
@@ -64,7 +65,7 @@ _decode = msgspec.json.Decoder(_Answer).decode
 
 
 class Meter:
-    """Counts one prompt. `wish` is what it may use at most, as far as one can guess.
+    """Counts one prompt. `wish` tells what it may use at most, as far as one can guess.
 
     `tariff` is that of the upstream that answers, which may be another than the first one asked; `says` is False for
     what is not answered in words, such as embeddings.
@@ -73,15 +74,18 @@ class Meter:
     def __init__(self, prompt: Prompt, tariff: Tariff, *, says: bool = True) -> None:
         self._model = prompt.model
         self.tariff = tariff
-        body = prompt.request.action.input
+        self._body = prompt.request.action.input
         self._says = says
-        self._expected = _said(body), _allowed(body, tariff.output_tokens) if says else 0
         self._usage: tuple[int, int] | None = None
         self._events = 0
         self._rest = b""
         self._size = 0
 
-    @property
+    @cached_property
+    def _expected(self) -> tuple[int, int]:
+        """Tokens in and out; they are counted for limits, and where the upstream tells nothing."""
+        return _said(self._body), _allowed(self._body, self.tariff.output_tokens) if self._says else 0
+
     def wish(self) -> Amount:
         tokens_in, tokens_out = self._expected
         return Amount(tokens_in + tokens_out, self.tariff.of(self._model).cost(tokens_in, tokens_out))

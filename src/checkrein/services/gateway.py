@@ -7,10 +7,9 @@ once, as generators that yield the futures of durable writes: `deciding` decides
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from time import monotonic
 
 import msgspec
@@ -36,7 +35,7 @@ from checkrein.ports import Clock, Store, Unit
 from checkrein.services import grants
 from checkrein.services.approvals import Approvals
 from checkrein.services.deciding import Deciding
-from checkrein.services.governed import Asking, Governed, decision_of
+from checkrein.services.governed import NO_VALUES, Asking, Execution, Governed, decision_of
 from checkrein.services.idempotency import Idempotency, Once, Replay
 from checkrein.services.killswitch import KillSwitch, Running, barring
 from checkrein.services.limits import Limits
@@ -103,8 +102,7 @@ class Gateway:
         """Whether it is worth to hand over what an execution answered."""
         return self._sealer.keeps_results
 
-    @asynccontextmanager
-    async def action(
+    def action(
         self,
         request: Request,
         *,
@@ -113,38 +111,20 @@ class Gateway:
         once: Once | None = None,
         arm: Callable[[], Part | None] = lambda: None,
         hold: Hold | None = None,
-        wish: Amount = NOTHING,
-    ) -> AsyncIterator[Governed]:
+        wish: Callable[[], Amount] = lambda: NOTHING,
+    ) -> AbstractAsyncContextManager[Governed]:
         """Enter only with a durable decision that lets the action run; leave with its end recorded.
 
         `arm` chooses an upstream and says which part it takes in a rollout, anew for each decision: a rollout may go
-        back while people are asked. `wish` is what the action is expected to use. With `hold` an action that needs
+        back while people are asked. `wish` tells what the action is expected to use. With `hold` an action that needs
         people waits for them that long: approved, it is decided afresh and goes on by itself.
 
         Raises `Denied`, `ApprovalRequired` or `StoreUnavailable` instead of entering; with an idempotency key also
         `Replay` and `IdempotencyConflict`. An exception inside, or a cancellation, is recorded as the end and goes on.
         When the kill switch is thrown for it while it runs, it is cancelled and raises `Killed`.
         """
-        governed = await self._entered(request, caller, parent, once, arm, hold, wish)
-        running = self._running.enter(governed.request, caller)
-        try:
-            yield governed
-        except asyncio.CancelledError:
-            detail = {"switch": running.by.id} if running.by else None
-            governed.ended("cancelled", error="killed" if detail else "cancelled", detail=detail)
-            if killed := running.caught():
-                raise killed from None
-            raise
-        except BaseException as error:
-            if governed.end()[0] == "ok":
-                stopped = not isinstance(error, Exception)
-                governed.ended("cancelled" if stopped else "failed", error=type(error).__name__)
-            raise
-        finally:
-            running.leave()
-            if governed.turn is not None:
-                self._turns.close(governed.turn)
-            await self._driver.run(self._end(governed))
+        entered = self._entered(request, caller, parent, once, arm, hold, wish)
+        return Execution(entered, self._running, self._turns, lambda governed: self._driver.run(self._end(governed)))
 
     async def _entered(
         self,
@@ -154,7 +134,7 @@ class Gateway:
         once: Once | None,
         arm: Callable[[], Part | None],
         hold: Hold | None,
-        wish: Amount,
+        wish: Callable[[], Amount],
     ) -> Governed:
         """Begin the action, again whenever people have settled what it waited for while it is held."""
         until = monotonic() + hold.seconds if hold else 0.0
@@ -189,7 +169,7 @@ class Gateway:
 
         None for an agent gateway: its tool calls are decided when it asks, and hold what its model said.
         """
-        return governed.taken if self._restores and governed.request.subject.type != TURN else _NOBODYS
+        return governed.taken if self._restores and governed.request.subject.type != TURN else NO_VALUES
 
     def consider(self, request: Request, governed: Governed) -> Decision:
         """Decide about what comes back of `governed`. What people approved for an action holds for that too."""
@@ -288,7 +268,7 @@ class Gateway:
         parent: TraceParent,
         once: Once | None = None,
         part: Part | None = None,
-        wish: Amount = NOTHING,
+        wish: Callable[[], Amount] = lambda: NOTHING,
     ) -> Steps[Governed]:
         asking = self._asking(flow.Mode.RUN, request, caller, parent, once, part=part, wish=wish)
         command = yield from self._until_settled(asking)
@@ -297,7 +277,7 @@ class Gateway:
             asking.span.end()
         match command:
             case flow.Execute():
-                return asking.governed()
+                return Governed(asking)
             case flow.AskPeople(approval=approval):
                 raise ApprovalRequired(
                     f"{_reason(decision)}; {approval.requirement} must approve it",
@@ -347,7 +327,7 @@ class Gateway:
         once: Once | None,
         supported: object = ANY,
         part: Part | None = None,
-        wish: Amount = NOTHING,
+        wish: Callable[[], Amount] = lambda: NOTHING,
     ) -> Asking:
         claim = self.idempotency.claim(once) if once else None
         asked = msgspec.structs.replace(self._pdp.resolve(request), part=part)
@@ -383,7 +363,7 @@ class Gateway:
         """The record stands but a payload does not: nothing runs, and a start that is recorded gets its end."""
         with contextlib.suppress(StoreUnavailable):  # then recovery writes `execution.unknown`, and the key stays taken
             if isinstance(asking.machine.handle(flow.Durable()), flow.Execute):
-                governed = asking.governed()
+                governed = Governed(asking)
                 governed.ended("cancelled", error="payload_unavailable")
                 governed.never_ran()
                 yield from self._end(governed)
@@ -410,8 +390,6 @@ class Gateway:
                 governed.claim.over()
 
 
-#: no values
-_NOBODYS = Placeholders()
 #: why an approval that ended so lets nothing run
 _REFUSED = {
     ApprovalState.DENIED: "denied by the people who were asked",

@@ -1,56 +1,64 @@
-"""One action under way: on its way to a decision (`Asking`), then let through (`Governed`)."""
+"""One action under way: on its way to a decision (`Asking`), let through (`Governed`), carried out (`Execution`)."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from functools import cached_property
 from time import perf_counter_ns
+from types import TracebackType
 
 from checkrein.decide.redact import Placeholders
 from checkrein.flow import action as flow
 from checkrein.flow.grant import Discharge
 from checkrein.flow.quota import Amount, Reservation
-from checkrein.model import Decision, Outcome, Request
+from checkrein.model import Decision, Killed, Outcome, Request
 from checkrein.model.json import JsonObject
 from checkrein.model.target import Target, targets
 from checkrein.services.idempotency import Claim
+from checkrein.services.killswitch import Running
 from checkrein.services.payloads import MAX_ANSWER_BYTES, MAX_RESULT_BYTES
 from checkrein.services.pdp import Asked, Barred
 from checkrein.services.spans import OpenSpan, TraceParent
-from checkrein.services.turns import Turn
+from checkrein.services.turns import Turn, Turns
+
+#: of an action out of which nothing was taken
+NO_VALUES = Placeholders()
 
 
 class Governed:
     """An action that may run: what exactly to run, and how to say how it ended."""
 
-    def __init__(self, request: Request, decision: Decision, machine: flow.ActionFlow, span: OpenSpan) -> None:
+    def __init__(self, asking: Asking) -> None:
         #: the action as it may leave: redacted where policy says so. Run this, not what came in.
-        self.request = request
-        self.decision = decision
-        self.machine = machine
-        self.span = span
+        self.request = asking.clean
+        self.decision = decision_of(asking.machine)
+        self.machine = asking.machine
+        self.span = asking.span
         #: what people agreed to, if it rests on that: it holds for what comes back too
-        self.discharged: Discharge | None = None
+        self.discharged = asking.agreed()
         #: the key or channel that asked
-        self.caller = ""
+        self.caller = asking.caller
         #: set by `Gateway.turn`, for an upstream that asks about its own tool calls
         self.turn: Turn | None = None
         #: the idempotency key this runs under
-        self.claim: Claim | None = None
+        self.claim = asking.claim
         #: what the execution answered: see `answered`
         self.result = b""
         #: what the caller is told: see `replies`
         self.reply = b""
         #: whether people edited the arguments before they agreed
-        self.edited = False
+        self.edited = asking.asked is not asking.sent
         #: what it holds of its limits, and what it used: see `consumed`
-        self.reservation: Reservation | None = None
+        self.reservation = asking.reservation
         self.used: Amount | None = None
         #: False when it is certain that the action did not even begin
         self.ran = True
         #: the values that were taken out of the action, for its answer to take them out the same
-        self.placeholders = Placeholders()
+        self.placeholders = asking.placeholders
         #: the action as it came in, and those of the values that were taken out of it
-        self.sent, self.taken = request, Placeholders()
+        self.sent = asking.asked.request
+        self.taken = self.placeholders.copy() if len(self.placeholders) else NO_VALUES
         self._begun = perf_counter_ns()
         self._status = "ok"
         self._error = ""
@@ -103,6 +111,9 @@ class Governed:
 class Asking:
     """One action on its way to a decision: who asks what, and what was found out last."""
 
+    #: the values that the last decision took out
+    placeholders: Placeholders
+
     def __init__(
         self,
         machine: flow.ActionFlow,
@@ -111,7 +122,7 @@ class Asking:
         trace_id: str,
         claim: Claim | None,
         supported: object,
-        wish: Amount,
+        wish: Callable[[], Amount],
         span: OpenSpan,
     ) -> None:
         self.machine = machine
@@ -129,35 +140,61 @@ class Asking:
         self.barred: Barred | None = None
         #: whether it counts for limits
         self.metered = True
-        #: what it is expected to use, what it holds of that, and the limit that refused it
+        #: tells what it is expected to use; what it holds of that, and the limit that refused it
         self.wish = wish
         self.reservation: Reservation | None = None
         self.exceeded: Barred | None = None
         #: the action as it may leave, and how much was redacted in it, by class
         self.clean: Request = asked.request
         self.counts: dict[str, int] = {}
-        self.placeholders = Placeholders()
 
     @cached_property
     def targets(self) -> tuple[Target, ...]:
         """What switches and limits may be about."""
         return targets(self.sent.request, self.caller)
 
-    def governed(self) -> Governed:
-        governed = Governed(self.clean, decision_of(self.machine), self.machine, self.span)
-        governed.caller = self.caller
-        governed.claim, governed.placeholders = self.claim, self.placeholders
-        governed.discharged = self._agreed()
-        governed.sent, governed.taken = self.asked.request, self.placeholders.copy()
-        governed.edited = self.asked is not self.sent
-        governed.reservation = self.reservation
-        return governed
-
-    def _agreed(self) -> Discharge | None:
+    def agreed(self) -> Discharge | None:
         """What people agreed to for this action, or for the turn that it was let through under."""
         turn, made = self.asked.turn, decision_of(self.machine)
         under = turn.approval if turn else None
         return under if under and under.id == made.approval_id else self.discharged
+
+
+class Execution:
+    """An action in the event loop, from its decision to the record of its end; see `Gateway.action`."""
+
+    def __init__(
+        self,
+        entered: Awaitable[Governed],
+        running: Running,
+        turns: Turns,
+        end: Callable[[Governed], Awaitable[None]],
+    ) -> None:
+        self._entered, self._running, self._turns, self._end = entered, running, turns, end
+
+    async def __aenter__(self) -> Governed:
+        self._governed = governed = await self._entered
+        self._cuttable = self._running.enter(governed.request, governed.caller)
+        return governed
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        governed, cuttable = self._governed, self._cuttable
+        killed: Killed | None = None
+        if isinstance(error, asyncio.CancelledError):
+            detail = {"switch": cuttable.by.id} if cuttable.by else None
+            governed.ended("cancelled", error="killed" if detail else "cancelled", detail=detail)
+            killed = cuttable.caught()
+        elif error is not None and governed.end()[0] == "ok":
+            stopped = not isinstance(error, Exception)
+            governed.ended("cancelled" if stopped else "failed", error=type(error).__name__)
+        cuttable.leave()
+        if governed.turn is not None:
+            self._turns.close(governed.turn)
+        await self._end(governed)
+        if killed is not None:
+            raise killed from None
 
 
 def decision_of(machine: flow.ActionFlow) -> Decision:

@@ -78,7 +78,7 @@ class Recording:
         every = self._asks_usage()
         if made.outcome.runs and asking.metered and (every or self._limits.quotas):
             moves, asking.reservation = self._limits.reserve(
-                asking.targets, asking.wish, now_us, runs=machine.mode is flow.Mode.RUN, every=every
+                asking.targets, asking.wish(), now_us, runs=machine.mode is flow.Mode.RUN, every=every
             )
         if "approval.requested" in command.kinds and self._limits.quotas:
             moves = self._limits.asking(asking.targets, now_us)
