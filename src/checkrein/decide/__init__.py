@@ -15,6 +15,7 @@
 `redact`      the same for JSON values
 `spoken`      a text in pieces, read as `redact` reads it whole: JSON within it too
 `quiet`       whether nothing is found in a JSON value, by one look at all of its texts
+`media`       images and sounds, in which nothing is read
 `disguise`    what a text says in other forms: `escapes`, base64; `forms` reads them in a text that comes in pieces
 `calm`        whether a text in pieces holds nothing so far, by one look; then no pass reads it
 `restore`     placeholders -> values, for targets that may see them; also as a stream

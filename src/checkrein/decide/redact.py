@@ -14,6 +14,7 @@ from typing import Any
 
 from checkrein.decide.detect import BUILT_IN, EVERYTHING, Detectors, detect, number_text, texts
 from checkrein.decide.disguise import OPAQUE, disguised
+from checkrein.decide.media import is_media
 from checkrein.decide.quiet import quiet
 from checkrein.decide.stream import Placeholders, Stream, redact_text
 from checkrein.model import BadRequest
@@ -112,6 +113,8 @@ class _Redaction:
 
     def _text(self, text: str, field: str, detectors: Detectors, levels: int) -> str:
         if not detectors.whole(text, field, self._classes):
+            if levels == LEVELS and is_media(text, field):  # within a text it would be letters that a model reads
+                return text
             text = self._json(text, detectors.inner, levels)
             spans, opaque = disguised(text, self._classes, detectors, field)
             if opaque:
