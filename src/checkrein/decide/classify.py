@@ -139,7 +139,7 @@ class Classifier:
         name = request.action.name
         resolved = self.manifests.resolve(name)
         manifest = resolved.manifest or Manifest(name=name, effects=resolved.effects)
-        tool = self._tools[name] if resolved.declared else _Tool.of(manifest)
+        tool = self._tools[manifest.name] if resolved.declared else _Tool.of(manifest)
         labels = {*tool.labels}
         factors: list[Factor] = [(tool.points, tool.named)]
         if not resolved.declared:
@@ -262,7 +262,6 @@ _BETWEEN = r"[\x00-\x20\"-\-/:<-@\[-`{-\x7f]"
 #: what `*` stands for: at most eight words of the same sentence
 _GAP = f"{_BETWEEN}{{1,8}}(?:{_WORD}+{_BETWEEN}{{1,8}}){{0,8}}"
 
-
 #: the tool, the phrases it needs, and all of it
 _Intent = tuple[Manifest, frozenset[int], re2._Regexp]
 
@@ -288,7 +287,7 @@ class _Intents:
             )
             for manifest, needed in intents
         ]
-        #: by the longest phrase of each, where the intents stand
+        #: for each phrase, where the intents stand of which it is the longest
         self._places: list[list[int]] = [[] for _ in phrases]
         for place, (_, needed) in enumerate(intents):
             self._places[phrases.index(max(needed, key=len))].append(place)

@@ -190,8 +190,7 @@ def _prompt_input(request: Request) -> dict[str, object]:
     lengths = {name: _length((item,)) for name, item in body.items()}
     messages = body.get("messages")
     model = body.get("model")
-    answer = request.is_answer
-    if answer:
+    if request.is_answer:
         said = body.get("chars")
         chars = said if isinstance(said, int) else 0
     else:
