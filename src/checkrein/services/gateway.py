@@ -330,7 +330,9 @@ class Gateway:
         wish: Callable[[], Amount] = lambda: NOTHING,
     ) -> Asking:
         claim = self.idempotency.claim(once) if once else None
-        asked = msgspec.structs.replace(self._pdp.resolve(request), part=part)
+        asked = self._pdp.resolve(request)
+        if part is not None:
+            asked = msgspec.structs.replace(asked, part=part)
         span = self.spans.begin(parent)
         if asked.turn:
             span.under(asked.turn.context)
@@ -340,7 +342,7 @@ class Gateway:
         """Decide and record until the machine says what to tell the caller."""
         machine, claim = asking.machine, asking.claim
         command = machine.handle(flow.Submitted())
-        while isinstance(command, flow.Decide | flow.Record):
+        while True:
             if isinstance(command, flow.Decide):
                 killed = self._killswitch.killed()
                 switch = barring(killed, asking.targets) if killed else None
@@ -348,13 +350,15 @@ class Gateway:
                 if claim and not switch:  # what is killed gets no answer of before either
                     claim.look()
                 command = machine.handle(self._deciding.decide(asking, command))
-                continue
-            machine.decision = self._with_handle(machine)
-            try:
-                command = machine.handle((yield from self._recording.record(asking, command)))
-            except Unsealed:
-                yield from self._call_off(asking)
-                return flow.Fail()
+            elif isinstance(command, flow.Record):
+                machine.decision = self._with_handle(machine)
+                try:
+                    command = machine.handle((yield from self._recording.record(asking, command)))
+                except Unsealed:
+                    yield from self._call_off(asking)
+                    return flow.Fail()
+            else:
+                break
         if claim and not isinstance(command, flow.Execute):
             claim.over()
         return command
