@@ -141,6 +141,19 @@ async def test_the_model_sees_placeholders_only(http: aiohttp.ClientSession, mod
     assert b"jane.doe" not in model.raw[0]
 
 
+async def test_what_nobody_knows_and_pictures_go_on_as_they_are_beside_what_is_taken_out(
+    http: aiohttp.ClientSession, model: FakeModel
+):
+    photo = "data:image/jpeg;base64,/9j/AAAA/AKIAIOSFODNN7EXAMPLE/" + "A" * 26
+    parts = [{"type": "text", "text": "mail a@example.com"}, {"type": "image_url", "image_url": {"url": photo}}]
+    unknown = {"of_tomorrow": [1, 2.5, None, {"x": "y"}]}
+    async with http.post(CHAT, json={"model": "m", "messages": [{"role": "user", "content": parts}], **unknown}):
+        pass
+    (sent,) = model.bodies
+    assert sent["messages"][0]["content"] == [{"type": "text", "text": "mail <EMAIL_1>"}, parts[1]]
+    assert sent["of_tomorrow"] == unknown["of_tomorrow"]
+
+
 async def test_a_stream_passes_through_and_its_end_is_recorded_before_its_last_part(
     system: System, http: aiohttp.ClientSession, model: FakeModel
 ):
