@@ -90,6 +90,13 @@ def test_a_stream_shows_nothing_that_the_whole_answer_hides(text: str, cuts: lis
         placeholders.reserve(text)
 
 
+@pytest.mark.parametrize("size", range(34, 46))
+def test_a_line_end_written_as_an_escape_is_not_cut_in_two(size: int):
+    text = json.dumps('[["\\nc2F5IGphbmVAZXhhbXBsZS5jb20gdG8="]]')[:size]
+    for pieces in ([text], [*text]):
+        assert told(pieces, speech(redact=POLICY)) == speech(redact=POLICY).whole(text)
+
+
 def test_a_word_that_was_released_gives_what_follows_it_a_meaning():
     pieces = ["her phone number is ", "4155552671 and she", " says so"]
     assert told(pieces, speech(redact=("pii.phone",))) == "her phone number is <PHONE_1> and she says so"

@@ -27,6 +27,7 @@ from checkrein.decide.scan import Found, Pass
 PASSES = 4
 #: what is looked at again of a text that was released, in bytes of its image
 _PAST = 1024
+_BACKSLASHES = tuple(BACKSLASHES)
 #: so much of it is enough where one look told that nothing is found
 _SEEN = 64
 
@@ -135,7 +136,7 @@ class Stream:
             return released
         passes, text = self._begun(text)
         text = self._escape + text
-        self._escape = text[-1:] if text.endswith(tuple(BACKSLASHES)) else ""  # the next character belongs to it
+        self._escape = text[-1:] if text.endswith(_BACKSLASHES) else ""  # the next character belongs to it
         released = self._release(passes, passes.feed(*self._image(text.removesuffix(self._escape))))
         if not (passes.found or self._escape or self._opaque or self._look("") is None):
             self._passes = None
@@ -165,6 +166,7 @@ class Stream:
     def whole(self, text: str, spans: Sequence[Span] = ()) -> str:
         """A text of one piece: the same as `feed` and `finish`. `spans` stand there in another form."""
         passes, text = self._begun(text)
+        self._ended = True
         data, where, fed = self._image(text)
         found = (Found(bisect_left(where, span.start), bisect_left(where, span.end), span.cls) for span in spans)
         return self._release(passes, passes.whole(data, where, fed, tuple(found)))
@@ -176,7 +178,12 @@ class Stream:
         past = len(self._past)
         data, places = image(self._past + self._text + text)
         place = held(self._rules, data, past) if places is None else None
-        return None if place is None else place - past
+        return None if place is None else self._whole_escapes(self._text + text, place - past)
+
+    @staticmethod
+    def _whole_escapes(text: str, size: int) -> int:
+        """So much of a text, or one character less: what follows a backslash is read together with it."""
+        return size - 1 if text[:size].endswith(_BACKSLASHES) else size
 
     def _went_on(self, released: str) -> None:
         self._begin += len(released)
@@ -220,8 +227,9 @@ class Stream:
                 continue
             parts += [self._text[done:first], self._token(span.cls, self._text[first:last])]
             done = last
-        certain = max(certain, self._begin)
-        released = certain - self._begin
+        released = max(certain - self._begin, 0)
+        if not self._ended:
+            released = max(self._whole_escapes(self._text, released), done)
         parts.append(self._text[done:released])
         self._went_on(self._text[:released])
         self._text = self._text[released:]
