@@ -55,7 +55,7 @@ def test_other_scripts_and_attachments_are_not_guessed_by_their_bytes():
 
 def test_every_text_counts_wherever_it_stands_and_nothing_else_does():
     tools = [{"function": {"description": "x" * 30, "parameters": [[{"a": "y" * 4}], 1.5, None, True, {}]}}]
-    assert meter(tools=tools).wish.tokens - meter().wish.tokens == 10 + 2
+    assert meter(tools=tools).wish().tokens - meter().wish().tokens == 10 + 2
 
 
 def test_the_price_is_that_of_the_longest_name_that_fits():
