@@ -77,6 +77,16 @@ def test_every_chunking_gives_the_same_stream(names: list[str], places: list[int
     assert whole.replace(newline, b"\n").endswith(b"data: [DONE]\n\n")
 
 
+def test_words_between_the_pieces_of_a_call_wait_until_it_is_decided():
+    words = [chunk({"content": piece}) for piece in ("one ", "two ", "three ", "four ")]
+    begun, *rest = streamed(("pay", {"to": "x"}))[1:]
+    chunks = Chunks(speech())
+    assert b"one" in b"".join(chunks.feed(part) for part in words[:3])
+    assert chunks.feed(begun) + chunks.feed(words[3]) == b""
+    assert chunks.feed(b"".join(rest)) == b""
+    assert b"four" in chunks.settle([verdict(proposal) for proposal in chunks.asked])
+
+
 def test_what_stands_beside_a_call_is_kept():
     usage = b'data: {"id":"c","choices":[],"usage":{"total_tokens":3}}\n\n'
     parts = [chunk({"content": "one "}), *streamed(("pay", {"to": "x"}))[:-1], usage, b"data: [DONE]\n\n"]

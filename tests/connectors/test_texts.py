@@ -106,6 +106,9 @@ def test_a_text_that_goes_on_after_its_end_breaks_the_answer_off():
     parts = [chunk({"content": "write jane@exam"}, "stop"), chunk({"content": "ple.com"}, "stop")]
     with pytest.raises(UpstreamUnavailable, match="had ended"):
         run(parts, speech(redact=MAIL))
+    alike = [chunk({"content": "one "}), chunk({"content": "two "}), chunk({}, "stop"), chunk({"content": "three "})]
+    with pytest.raises(UpstreamUnavailable, match="had ended"):
+        run(alike, speech(redact=MAIL))
     done = [chunk({"content": "hello"}, "stop"), chunk({"content": ""}), chunk({}, "stop")]
     assert told(run(done, speech(redact=MAIL))) == "hello"
 

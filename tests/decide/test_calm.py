@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from checkrein.decide import stream
@@ -43,6 +43,7 @@ def told(parts: Iterable[str], passes: int) -> list[str]:
 
 @thorough
 @given(TEXTS, CUTS)
+@example("janejanejanesecret access ", [])
 def test_one_look_lets_go_what_all_passes_let_go(text: str, cuts: list[int]) -> None:
     parts = pieces(text, cuts)
     looked, redacted = told(parts, 1), told(parts, PASSES)

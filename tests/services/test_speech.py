@@ -117,6 +117,14 @@ def test_what_nobody_looked_for_before_a_finding_is_not_told_as_if_it_had_been()
         told(["see https://a.example.com or write to ", EMAIL], speech(redact=policy))
 
 
+def test_what_is_found_in_one_text_is_looked_for_in_the_others_from_then_on():
+    given = speech(redact=("net.url", "pii.email"))
+    first, second = Voice(given), Voice(given)
+    assert first.feed("as you ") == "as "
+    assert second.feed(f"write to {EMAIL} ") + second.finish() == "write to <EMAIL_1> "
+    assert first.feed("see https://a.example.com ") + first.finish() == "you see <URL_1> "
+
+
 def test_a_text_that_is_json_is_not_held_where_policy_minds_nothing():
     voice = Voice(speech())
     assert voice.feed('{"answer": "so it ') == '{"answer": "so '
