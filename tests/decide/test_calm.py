@@ -22,7 +22,8 @@ ALL = ("pii", "secret", "net")
 PIECES = st.sampled_from(
     ["jane", "@example", ".com", "aws ", "secret ", "access ", "key ", "is ", "token", ": ", "bearer ", "basic ",
      "the ", "and so it goes ", "her ", "phone ", "555", " 12", "2024 ", "AB ", "99 ", "SSN", "passport ", "x at y ",
-     "dot ", "com ", "%", "4", "0", "&", "#64;", "\\", "u0040", "<", "EMAIL", "_1>", "a < b ", "R&D ", "5% ", "www.",
+     "dot ", "com ", "%", "4", "0", "&", "#64;", "\\", "u0040", "n", "\\n", "\\t", "<", "EMAIL", "_1>", "a < b ",
+     "R&D ", "5% ", "www.",
      "https", "://", "-", "--", "-----BEGIN ", "a1b2c3d4", "aGVsbG8gd29ybGQgYW5k", "\n", "é", "—", "\u200b", '"', "'",
      "a longer sentence in which there is nothing at all to find, so that all is well. "]
 )  # fmt: skip
