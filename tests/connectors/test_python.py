@@ -401,6 +401,31 @@ async def test_of_a_result_that_cannot_be_read_or_written_anew_nothing_is_taken_
     assert answers(system) == [("failed", "Withheld", {"answer": "deny", "found": {"opaque": 1}})] * 2
 
 
+@pytest.mark.parametrize(
+    "said",
+    [b"a@bc.de", "caf\xe9 jane@example.com".encode("latin-1"), "jane@example.com".encode("utf-16"), bytearray(b"\xff")],
+)
+def test_bytes_that_a_function_returns_are_the_text_they_stand_for_or_cannot_be_read(
+    system: System, govern: Govern, said: bytes
+):
+    @govern()
+    def look() -> object:
+        return {"page": Opened([said])}
+
+    with pytest.raises(Denied, match="result was withheld"):
+        look()
+
+
+def test_bytes_in_which_nothing_is_found_are_returned_as_they_are(system: System, govern: Govern):
+    said = b"nothing much", [bytearray(b"caf\xc3\xa9")]
+
+    @govern()
+    def look() -> object:
+        return said
+
+    assert look() is said
+
+
 async def test_a_call_under_one_key_runs_once_and_returns_what_it_returned(system: System, govern: Govern):
     ran: list[str] = []
 

@@ -33,6 +33,7 @@ T = TypeVar("T")
 CALLER = "python"
 #: a first parameter of this name is what a method is bound to, and no argument of the tool
 _BOUND_TO = ("self", "cls")
+_OCTETS = (bytes, bytearray, memoryview)
 _VAR_POSITIONAL, _VAR_KEYWORD = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
 
 
@@ -218,10 +219,19 @@ def _decided(results: Results, action: Governed, returned: object) -> Result:
     except BadRequest:
         pass
     try:
-        result = results.decide(action, msgspec.to_builtins(returned, str_keys=True))
+        result = results.decide(action, _read(msgspec.to_builtins(returned, builtin_types=_OCTETS, str_keys=True)))
     except (TypeError, ValueError, OverflowError, RecursionError):
         return results.decide(action, None, opaque=True)
     return results.decide(action, None, opaque=True) if result.changed else result
+
+
+def _read(value: object) -> object:
+    """The value with the texts that its bytes stand for; raises `UnicodeDecodeError` where they are no text."""
+    if isinstance(value, _OCTETS):
+        return bytes(value).decode()
+    if isinstance(value, dict):
+        return {name: _read(item) for name, item in value.items()}
+    return [_read(item) for item in value] if isinstance(value, list | tuple | set | frozenset) else value
 
 
 def _text(result: object) -> bytes:
