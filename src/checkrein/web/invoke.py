@@ -6,6 +6,7 @@ is asked again, decides for the same person.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 import msgspec
@@ -38,6 +39,8 @@ PATH = "/tools/invoke"
 #: names the gateway where several are configured
 UPSTREAM_HEADER = "x-checkrein-upstream"
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
+#: what readers of JSON skip at its beginning, the mark of the byte order too
+_BEFORE_JSON = "\ufeff \t\r\n"
 
 
 class Invoke:
@@ -108,6 +111,8 @@ class Invoke:
         try:
             value: object = loads(text)
         except BadRequest:
+            if _has_members(text):  # and so could they here
+                return self._results.decide(governed, "", opaque=True), answer
             result = self._results.decide(governed, text)
             return result, str(result.value).encode()
         result = self._results.decide(governed, value)
@@ -121,6 +126,17 @@ class Invoke:
             known = ", ".join(self._gateways) or "none"
             raise NotFound("that is no configured gateway", hint=f"name one in `{UPSTREAM_HEADER}`: {known}")
         return found
+
+
+def _has_members(text: str) -> bool:
+    """Whether a reader that is less strict than we are may find members in what we refuse as JSON."""
+    try:
+        value, _ = json.JSONDecoder().raw_decode(text.lstrip(_BEFORE_JSON))
+    except json.JSONDecodeError:
+        return False
+    except (RecursionError, ValueError):  # ... of a number that is too long
+        return True
+    return isinstance(value, dict | list)
 
 
 async def _whole(reply: Reply) -> bytes:
