@@ -426,6 +426,52 @@ def test_bytes_in_which_nothing_is_found_are_returned_as_they_are(system: System
     assert look() is said
 
 
+async def test_an_error_that_says_what_policy_takes_out_is_withheld(system: System, govern: Govern):
+    @govern()
+    def look() -> object:
+        try:
+            raise KeyError("jane@example.com")
+        except KeyError:
+            raise ValueError("nobody of that name") from None
+
+    @govern()
+    async def look_later() -> object:
+        raise ExceptionGroup("two things", [ValueError("jane@example.com")])
+
+    with pytest.raises(Denied, match="result was withheld") as refused:
+        look()
+    assert (refused.value.__cause__, refused.value.__context__) == (None, None)
+    with pytest.raises(Denied, match="result was withheld"):
+        await look_later()
+    assert answers(system) == [("failed", "Withheld", {"answer": "deny", "found": {"opaque": 1}})] * 2
+
+
+def test_an_error_that_cannot_be_told_is_withheld(govern: Govern):
+    class Silent(Exception):
+        def __str__(self) -> str:
+            raise LookupError
+
+    @govern()
+    def look() -> object:
+        raise Silent
+
+    with pytest.raises(Denied, match="result was withheld"):
+        look()
+
+
+def test_an_error_in_which_nothing_is_found_is_raised_as_it_is(system: System, govern: Govern):
+    error = ValueError("no such shelf")
+
+    @govern()
+    def look() -> object:
+        raise error
+
+    with pytest.raises(ValueError, match="no such shelf") as raised:
+        look()
+    assert raised.value is error
+    assert answers(system) == [("failed", "ValueError", {"answer": "allow"})]
+
+
 async def test_a_call_under_one_key_runs_once_and_returns_what_it_returned(system: System, govern: Govern):
     ran: list[str] = []
 

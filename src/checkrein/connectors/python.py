@@ -1,8 +1,8 @@
 """Functions as tools: `@governed` turns a call into a `Request`, and runs it only with a recorded decision.
 
 The arguments by name are the action's input. What is decided is what runs: the function gets copies of lists and
-dicts, taken before the decision, and the redacted values where policy redacts. What it returns is decided too, and kept
-beside the ledger, where it is JSON.
+dicts, taken before the decision, and the redacted values where policy redacts. What it returns or raises is decided
+too; what it returns is kept beside the ledger, where it is JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import ParamSpec, TypeVar, cast
 
 import msgspec
 
-from checkrein.model import Action, BadRequest, ConfigError, Request, Resource, Subject
+from checkrein.model import Action, BadRequest, CheckreinError, ConfigError, Request, Resource, Subject
 from checkrein.model.json import as_json
 from checkrein.model.request import PROMPT, TOOL
 from checkrein.services.gateway import Gateway
@@ -81,12 +81,15 @@ def governed(
             return gateway.idempotency.once_for(key, request, caller=CALLER, operation=tool)
 
         def told(action: Governed, returned: object, result: Result) -> object:
-            """What the caller gets of what the function returned; raises `Withheld`."""
-            if gateway.keeps_results:
+            """What the caller gets of what the function returned or raised; raises `Withheld`."""
+            if gateway.keeps_results and not isinstance(returned, _Raised):
                 action.answered(_text(returned))
             if not result.made.outcome.runs:
                 action.ended("failed", error=Withheld.__name__, detail=result.detail())
             result.check()
+            if isinstance(returned, _Raised):
+                action.ended("failed", error=type(returned.error).__name__, detail=result.detail())
+                raise returned.error
             action.ended("ok", detail=result.detail())
             heard = result.value if result.changed else returned
             if action.claim:
@@ -101,8 +104,14 @@ def governed(
                 try:
                     async with gateway.action(request, caller=CALLER, once=once(request, bound)) as action:
                         arguments.redact(bound, request, action)
-                        running = cast("Awaitable[object]", function(*bound.args, **bound.kwargs))
-                        returned = _ended(tool, await running)
+                        returned: object = None
+                        try:
+                            running = cast("Awaitable[object]", function(*bound.args, **bound.kwargs))
+                            returned = _ended(tool, await running)
+                        except CheckreinError:
+                            raise
+                        except Exception as error:  # noqa: BLE001 - what it says is an answer too
+                            returned = _Raised(error)
                         result = _decided(results, action, returned)
                         await results.record(action, result)
                         return told(action, returned, result)
@@ -117,7 +126,13 @@ def governed(
             try:
                 with gateway.action_sync(request, caller=CALLER, once=once(request, bound)) as action:
                     arguments.redact(bound, request, action)
-                    returned = _ended(tool, function(*bound.args, **bound.kwargs))
+                    returned: object = None
+                    try:
+                        returned = _ended(tool, function(*bound.args, **bound.kwargs))
+                    except CheckreinError:
+                        raise
+                    except Exception as error:  # noqa: BLE001 - what it says is an answer too
+                        returned = _Raised(error)
                     result = _decided(results, action, returned)
                     results.record_sync(action, result)
                     return cast("R", told(action, returned, result))
@@ -212,17 +227,48 @@ def _refuse_ungovernable(tool: str, function: object) -> None:
         )
 
 
+class _Raised:
+    """What the function raised in the place of returning something."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def says(self) -> list[str]:
+        """Its words, its notes, and those of the errors that it came of or holds."""
+        said: list[str] = []
+        seen: list[BaseException] = []
+        every: list[BaseException | None] = [self.error]
+        for error in every:  # which grows meanwhile
+            if error is None or any(error is one for one in seen):
+                continue
+            seen.append(error)
+            said += [str(error), *getattr(error, "__notes__", ())]
+            every += [error.__cause__, error.__context__]
+            every += error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+        return said
+
+
 def _decided(results: Results, action: Governed, returned: object) -> Result:
-    """What the function returned, decided. Of what is no JSON nothing can be taken out: that is all or nothing."""
+    """What the function returned or raised, decided. Of what is no JSON nothing can be taken out: all or nothing."""
     try:
         return results.decide(action, as_json(returned))
     except BadRequest:
         pass
     try:
-        result = results.decide(action, _read(msgspec.to_builtins(returned, builtin_types=_OCTETS, str_keys=True)))
+        result = results.decide(action, _plain(returned))
     except (TypeError, ValueError, OverflowError, RecursionError):
         return results.decide(action, None, opaque=True)
     return results.decide(action, None, opaque=True) if result.changed else result
+
+
+def _plain(returned: object) -> object:
+    """What an object holds or an error says, as JSON has it; raises `ValueError` and the like for what is no data."""
+    if isinstance(returned, _Raised):
+        try:
+            return returned.says()
+        except Exception as error:  # its own code may raise anything
+            raise ValueError("an error that cannot be told") from error
+    return _read(msgspec.to_builtins(returned, builtin_types=_OCTETS, str_keys=True))
 
 
 def _read(value: object) -> object:
