@@ -217,6 +217,19 @@ def test_what_is_kept_is_bounded(data: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert len(kept._kept) <= 3
 
 
+def test_writes_go_on_whatever_stood_in_the_file(
+    open_sqlite: Open, made: Made, data: Path, looks: list[object]
+) -> None:
+    open_sqlite().close()
+    (data / "standing").write_bytes(b"\xff" * 8)
+    store = open_sqlite()
+    for number in range(1, 4):
+        save(store, made, number)
+        assert version(store) == number
+        store.commit(made.unit("x")).result()
+        assert version(store) == number
+
+
 def test_a_store_that_is_closed_answers_nothing(open_sqlite: Open) -> None:
     store = open_sqlite()
     assert store.row("key", "k") is None

@@ -25,6 +25,8 @@ KEPT_S = 0.05
 #: answers that are kept
 _MOST = 4096
 _BYTES = 8
+#: after which the count begins anew: whatever a damaged file holds, writes go on
+_LARGEST = 2 ** (8 * _BYTES) - 1
 
 
 class _Kept(Generic[T]):
@@ -73,6 +75,6 @@ class Standing:
         """Rows of these rooms are about to be committed. Only for who has the turn to write."""
         odd = self._count[0] & 1
         if not ROOMS.isdisjoint(rooms):
-            self._count[0] += 1 + odd  # odd, and another number than before
+            self._count[0] = self._count[0] + 1 + odd & _LARGEST  # odd, and another number than before
         elif odd:
-            self._count[0] += 1
+            self._count[0] = self._count[0] + 1 & _LARGEST
