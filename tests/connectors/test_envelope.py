@@ -14,6 +14,7 @@ from checkrein.connectors.chunks import Chunks
 from checkrein.connectors.envelope import Envelope, envelope
 from checkrein.model import UpstreamUnavailable
 from checkrein.model.json import load_object
+from checkrein.services.answers import Verdict
 from fakes import chunk, speech
 
 WORDS = st.one_of(
@@ -105,3 +106,18 @@ def test_a_stream_is_told_the_same_whether_all_of_its_events_are_read_or_only_th
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(texts, "_TRIES", 0)
         assert seen == told(events, [1] * len(events), **policy)
+
+
+def test_calls_beside_words_are_decided_each_time_they_come() -> None:
+    def event(words: str) -> bytes:
+        call = {"index": 0, "id": "1", "function": {"name": "pay", "arguments": "{}"}}
+        choices = [{"index": 0, "delta": {"tool_calls": [call]}}, {"index": 1, "delta": {"content": words}}]
+        return f"data: {json.dumps({'choices': choices})}\n\n".encode()
+
+    chunks = Chunks(speech())
+    chunks.feed(event("one "))
+    chunks.feed(chunk({}, "tool_calls"))
+    chunks.settle([Verdict()])
+    assert chunks.feed(event("two ")) == b""
+    chunks.feed(chunk({}, "tool_calls"))
+    assert [proposal.name for proposal in chunks.asked] == ["pay"]

@@ -12,7 +12,17 @@ from typing import Any, Protocol
 
 import msgspec
 
-from checkrein.connectors.completions import ABOUT, ABOUT_CHOICE, SILENT, Json, choices, index_of, is_over, messages
+from checkrein.connectors.completions import (
+    ABOUT,
+    ABOUT_CHOICE,
+    SILENT,
+    Json,
+    choices,
+    index_of,
+    is_over,
+    messages,
+    pieces,
+)
 from checkrein.connectors.envelope import Envelope, envelope
 from checkrein.connectors.sse import Event, dump, load, unreadable
 from checkrein.services.speech import Speech, Voice
@@ -269,7 +279,8 @@ class ChunkForm:
         return found
 
     def only_says_more(self, value: Json) -> bool:
-        return not (_said_whole(value) or any(map(is_over, choices(value))))
+        calls = [piece for choice in choices(value) for message in messages(choice) for piece in pieces(message)]
+        return not (calls or _said_whole(value) or any(map(is_over, choices(value))))
 
 
 def _said_whole(value: Json) -> list[tuple[Json, str]]:
