@@ -118,3 +118,10 @@ def test_a_document_ends_at_its_last_level(levels: int, opened: str, closed: str
 def test_says_what_is_wrong(text: str | bytes, words: str) -> None:
     with pytest.raises(BadRequest, match=words):
         loads(text)
+
+
+def test_reads_text_of_a_kind_of_its_own() -> None:
+    class Words(str):
+        __slots__ = ()
+
+    assert loads(Words('{"a": [1]}')) == {"a": [1]}

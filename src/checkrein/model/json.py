@@ -50,7 +50,7 @@ def _float(text: str) -> float:
 def loads(data: bytes | str) -> object:
     """Parse JSON strictly; raises `BadRequest` with the position of what is wrong."""
     try:
-        text = data if isinstance(data, str) else data.decode("utf-8")
+        text = str.__str__(data) if isinstance(data, str) else data.decode("utf-8")  # msgspec takes no subclass
     except UnicodeDecodeError as error:
         raise BadRequest("the body is not UTF-8", hint="encode JSON as UTF-8") from error
     try:
