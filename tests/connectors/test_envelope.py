@@ -63,6 +63,7 @@ def test_whatever_stands_there_it_reads_what_the_whole_event_says_or_nothing(bet
         (data("m"), "m"),  # is the model too
         (data(":").replace(b" ", b""), ":"),  # stands between others
         (data("hi").replace(b"hi", b"\\u0068i"), "hi"),
+        (data("other words").replace(b'"m"', b'"other words"'), "other words"),
         (data("\\u006d").replace(b"\\\\u", b"\\u"), "m"),  # as written only the model is
     ],
 )
