@@ -211,3 +211,12 @@ def test_what_cannot_be_decided_breaks_the_answer_off(parts: list[bytes]):
     with pytest.raises(UpstreamUnavailable) as refused:
         run(parts)
     assert "without an end" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "delta", [{"content": "yes"}, {"refusal": "no"}, {"content": [{"text": "no"}]}, {"tool_calls": []}]
+)
+def test_a_choice_that_stands_twice_in_an_event_breaks_the_answer_off(delta: dict[str, Any]):
+    choices = [{"index": 0, "delta": {"content": "yes"}}, {"index": 0, "delta": delta}]
+    with pytest.raises(UpstreamUnavailable, match="a choice twice in one event"):
+        run([f"data: {json.dumps({'choices': choices})}\n\n".encode()])

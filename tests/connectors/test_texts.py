@@ -113,13 +113,6 @@ def test_a_text_that_goes_on_after_its_end_breaks_the_answer_off():
     assert told(run(done, speech(redact=MAIL))) == "hello"
 
 
-def test_one_text_twice_in_an_event_breaks_the_answer_off():
-    value = json.loads(chunk({"content": "jane@exam"})[6:])
-    value["choices"] *= 2
-    with pytest.raises(UpstreamUnavailable, match="twice in one event"):
-        run([f"data: {json.dumps(value)}\n\n".encode()], speech(redact=MAIL))
-
-
 def test_tokens_beside_redacted_words_go():
     def spelled(text: str, ended: str | None = None) -> bytes:
         value = json.loads(chunk({"content": text}, ended)[6:])

@@ -16,7 +16,7 @@ from checkrein.connectors.completions import (
     pieces,
     read_call,
 )
-from checkrein.connectors.sse import Event, dump
+from checkrein.connectors.sse import Event, dump, unreadable
 from checkrein.connectors.stream import Stream, Told
 from checkrein.connectors.texts import ChunkForm, Texts
 from checkrein.services.answers import Proposal, Verdict
@@ -34,8 +34,12 @@ class Chunks(Stream):
         self._ended: set[int] = set()
 
     def read(self, value: Json) -> None:
+        told: set[int] = set()
         for choice in choices(value):
             index = index_of(choice)
+            if index in told:  # its words could not be told anew in their places
+                raise unreadable("a choice twice in one event")
+            told.add(index)
             self._begun.add(index)
             for message in messages(choice):
                 for kind, piece in pieces(message):
