@@ -54,17 +54,16 @@ class Reading:
         self._known: dict[tuple[bytes, int], str] = {}
 
     def find(self, data: bytes, depth: int = DEPTH) -> list[Found]:
-        """What is found in an image when its escapes and runs are read, without what stands there plainly and apart."""
+        """What is found in an image when its escapes and runs are read. What stands there plainly is left out."""
         found: list[Found] = []
         starts: Sequence[int] = range(len(data))
         stops: Sequence[int] = range(1, len(data) + 1)
         for level in range(DEPTH + 1):
             if not self.spend(len(data)):
                 break
-            hidden = [span for span in self.hidden(data, depth) if span.cls]
-            plain = self._plain(data) if level or hidden else []
-            shown = plain if level else beside(plain, hidden)
-            found += [Found(starts[s], stops[e - 1], cls) for s, e, cls in (*shown, *hidden)]
+            if level:
+                found += [Found(starts[s], stops[e - 1], cls) for s, e, cls in self._plain(data)]
+            found += [Found(starts[s], stops[e - 1], cls) for s, e, cls in self.hidden(data, depth) if cls]
             if not _signed(data):
                 break
             unescaped = unescape(data, starts, stops)
@@ -132,11 +131,6 @@ class Reading:
 def hides(data: bytes) -> bool:
     """Whether something in an image stands there in another form."""
     return any(_CONFIRMED[index](data) for index in _SEEN.match(data))
-
-
-def beside(plain: list[Found], hidden: list[Found]) -> list[Found]:
-    """What stands there plainly and shares a place with something in another form: taken out as one."""
-    return [one for one in plain if any(one.start < other.end and other.start < one.end for other in hidden)]
 
 
 def says(data: bytes) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import re2
 
 from checkrein.decide import scan
-from checkrein.decide.disguise import DEPTH, IN_WORDS, RUN, Reading, beside
+from checkrein.decide.disguise import DEPTH, IN_WORDS, RUN, Reading
 from checkrein.decide.escapes import ESCAPE, Unescaper, Unit
 from checkrein.decide.fold import image
 from checkrein.decide.partial import viable
@@ -193,7 +193,7 @@ class _Level:
 
 
 class _LevelRules:
-    """What is looked for in a level. What stands there plainly and apart waits, unless the level `tells` of it."""
+    """What is looked for in a level. What stands there plainly only has to wait, unless the level `tells` of it."""
 
     def __init__(self, reading: Reading, tells: bool) -> None:
         self._reading = reading
@@ -214,7 +214,7 @@ class _LevelRules:
             if certain == cut:
                 break
             cut = certain
-        return [*(plain if self._tells else beside(plain, hidden)), *hidden], cut
+        return [*(plain if self._tells else ()), *hidden], cut
 
 
 @functools.lru_cache(maxsize=64)
