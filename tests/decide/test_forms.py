@@ -64,7 +64,7 @@ def hidden(text: str) -> str:
 
     Of a password that holds a run the run is taken out, and what stands behind it only where the text has escapes.
     """
-    return re.sub(r"(password=<>)\S+", r"\1", re.sub("(<[A-Z_]+_[0-9]+>)+", "<>", text))
+    return re.sub(r"(=<>)\S+", r"\1", re.sub("(<[A-Z_]+_[0-9]+>)+", "<>", text))
 
 
 def streamed(parts: Iterable[str], placeholders: Placeholders) -> str:
