@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from checkrein.decide.fold import fold, image
+from checkrein.decide.fold import BACKSLASHES, fold, image
 
 
 def test_case_width_accents_spacing_and_invisible_characters_fold_away() -> None:
@@ -31,13 +33,20 @@ def test_an_image_has_a_byte_for_each_visible_character() -> None:
     assert image("a\u200bb") == (b"ab", [0, 2])
 
 
+#: what is a line end, or a tab, behind a backslash
+LINE_ENDS = {"n": "\n", "r": "\r", "t": "\t"}
+
+
+@example("\\n")
+@example("a\uff3cr")
 @given(st.text())
 def test_offsets_of_an_image_point_into_the_text(text: str) -> None:
     data, offsets = image(text)
     places = list(range(len(text))) if offsets is None else offsets
     assert len(places) == len(data)
     assert places == sorted(set(places))
-    assert all(text[place] == chr(byte) for place, byte in zip(places, data, strict=True) if text[place].isascii())
+    shown = re.sub(f"[{re.escape(BACKSLASHES)}]([nrt])", lambda escape: f" {LINE_ENDS[escape[1]]}", text)
+    assert all(shown[place] == chr(byte) for place, byte in zip(places, data, strict=True) if shown[place].isascii())
 
 
 @given(st.text())
